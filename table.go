@@ -1,0 +1,175 @@
+package lvs
+
+import (
+	"errors"
+	"slices"
+)
+
+// The errors of a change, with the texts that ipvsadm prints for them. A change that ends in an error has
+// changed nothing.
+var (
+	ErrServiceExists = errors.New("Service already exists")
+	ErrNoService     = errors.New("No such service")     // -D -E -Z -L
+	ErrNotDefined    = errors.New("Service not defined") // -a -e -d
+	ErrServerExists  = errors.New("Destination already exists")
+	ErrNoServer      = errors.New("No such destination")
+	ErrNoScheduler   = errors.New("Scheduler or persistence engine not found")
+	ErrRange         = errors.New("Numerical result out of range") // thresholds
+	ErrInvalid       = errors.New("Invalid operation.  Possibly wrong module version, address not unicast, ...")
+)
+
+// Server is a real server of a service: name, configuration, and what it carries.
+type Server struct {
+	ServerID
+	ServerConfig
+	Load  Load
+	Stats Stats
+	Rates Rates
+}
+
+// Service is a virtual service with its real servers: name, configuration, and what it carries.
+type Service struct {
+	ServiceID
+	ServiceConfig
+	Servers []*Server // newest first, as the kernel keeps and schedules them
+	Stats   Stats
+	Rates   Rates
+}
+
+// Server finds a real server by name; nil if the service has none such.
+func (s *Service) Server(id ServerID) *Server {
+	for _, d := range s.Servers {
+		if d.ServerID == id {
+			return d
+		}
+	}
+	return nil
+}
+
+// Table is the whole configuration of a director, and the rules of the kernel about changing it. The zero
+// value is the empty table. Changing a Table changes nothing else: a director reads its own, has it changed,
+// and commits the difference.
+type Table struct {
+	services []*Service // oldest first
+	index    map[ServiceID]*Service
+}
+
+// Services gives all services, oldest first. The slice is the table's own.
+func (t *Table) Services() []*Service { return t.services }
+
+// Service finds a service by name; nil if there is none.
+func (t *Table) Service(id ServiceID) *Service { return t.index[id] }
+
+// AddService adds a service without servers. It answers [ErrServiceExists], [ErrNoScheduler] or [ErrInvalid].
+func (t *Table) AddService(id ServiceID, c ServiceConfig) error {
+	if err := c.check(id); err != nil {
+		return err
+	}
+	if t.index[id] != nil {
+		return ErrServiceExists
+	}
+	t.Put(&Service{ServiceID: id, ServiceConfig: c})
+	return nil
+}
+
+// Put places a service as it is, unchecked: for whoever fills a table from where it is kept.
+func (t *Table) Put(s *Service) {
+	if t.index == nil {
+		t.index = map[ServiceID]*Service{}
+	}
+	t.index[s.ServiceID] = s
+	t.services = append(t.services, s)
+}
+
+// EditService replaces the configuration of a service. It answers [ErrNoService], [ErrNoScheduler] or [ErrInvalid].
+func (t *Table) EditService(id ServiceID, c ServiceConfig) error {
+	if err := c.check(id); err != nil {
+		return err
+	}
+	s := t.index[id]
+	if s == nil {
+		return ErrNoService
+	}
+	s.ServiceConfig = c
+	return nil
+}
+
+// DeleteService removes a service with its servers. It answers [ErrNoService].
+func (t *Table) DeleteService(id ServiceID) error {
+	s := t.index[id]
+	if s == nil {
+		return ErrNoService
+	}
+	delete(t.index, id)
+	t.services = slices.DeleteFunc(t.services, func(o *Service) bool { return o == s })
+	return nil
+}
+
+// Clear removes all services.
+func (t *Table) Clear() { t.services, t.index = nil, nil }
+
+// AddServer puts a server at the head of its service's list. It answers [ErrNotDefined], [ErrServerExists],
+// [ErrRange] or [ErrInvalid].
+func (t *Table) AddServer(svc ServiceID, id ServerID, c ServerConfig) error {
+	s := t.index[svc]
+	if s == nil {
+		return ErrNotDefined
+	}
+	if err := c.check(s, id); err != nil {
+		return err
+	}
+	if s.Server(id) != nil {
+		return ErrServerExists
+	}
+	s.Servers = slices.Insert(s.Servers, 0, &Server{ServerID: id, ServerConfig: c})
+	return nil
+}
+
+// EditServer replaces the configuration of a server, which keeps its place. It answers [ErrNotDefined],
+// [ErrNoServer], [ErrRange] or [ErrInvalid].
+func (t *Table) EditServer(svc ServiceID, id ServerID, c ServerConfig) error {
+	s := t.index[svc]
+	if s == nil {
+		return ErrNotDefined
+	}
+	if err := c.check(s, id); err != nil {
+		return err
+	}
+	d := s.Server(id)
+	if d == nil {
+		return ErrNoServer
+	}
+	d.ServerConfig = c
+	return nil
+}
+
+// DeleteServer removes a server. It answers [ErrNotDefined] or [ErrNoServer].
+func (t *Table) DeleteServer(svc ServiceID, id ServerID) error {
+	s := t.index[svc]
+	if s == nil {
+		return ErrNotDefined
+	}
+	i := slices.IndexFunc(s.Servers, func(d *Server) bool { return d.ServerID == id })
+	if i < 0 {
+		return ErrNoServer
+	}
+	s.Servers = slices.Delete(s.Servers, i, i+1)
+	return nil
+}
+
+// Schedulers are the names that a service may have, in the order of the kernel's files.
+var Schedulers = []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "fo", "ovf", "mh", "sed", "nq", "twos"}
+
+func (c *ServiceConfig) check(ServiceID) error {
+	if !slices.Contains(Schedulers, c.Scheduler) {
+		return ErrNoScheduler
+	}
+	return nil
+}
+
+func (c *ServerConfig) check(*Service, ServerID) error {
+	if c.Lower > c.Upper {
+		return ErrRange
+	}
+	return nil
+}
