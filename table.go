@@ -34,6 +34,7 @@ type Service struct {
 	Servers []*Server // newest first, as the kernel keeps and schedules them
 	Stats   Stats
 	Rates   Rates
+	Zeroed  bool // the counters are to start again when the table is committed
 }
 
 // Server finds a real server by name; nil if the service has none such.
@@ -50,6 +51,7 @@ func (s *Service) Server(id ServerID) *Server {
 // value is the empty table. Changing a Table changes nothing else: a director reads its own, has it changed,
 // and commits the difference.
 type Table struct {
+	Timeouts Timeouts   // a zero means the default
 	services []*Service // oldest first
 	index    map[ServiceID]*Service
 }
@@ -105,7 +107,28 @@ func (t *Table) DeleteService(id ServiceID) error {
 	return nil
 }
 
-// Clear removes all services.
+// Zero lets the counters of a service and its servers start again, or those of all services if id is nil.
+// It answers [ErrNoService].
+func (t *Table) Zero(id *ServiceID) error {
+	all := t.services
+	if id != nil {
+		s := t.index[*id]
+		if s == nil {
+			return ErrNoService
+		}
+		all = []*Service{s}
+	}
+	for _, s := range all {
+		s.Zeroed = true
+		s.Stats, s.Rates = Stats{}, Rates{}
+		for _, d := range s.Servers {
+			d.Stats, d.Rates = Stats{}, Rates{}
+		}
+	}
+	return nil
+}
+
+// Clear removes all services. Time-outs stay.
 func (t *Table) Clear() { t.services, t.index = nil, nil }
 
 // AddServer puts a server at the head of its service's list. It answers [ErrNotDefined], [ErrServerExists],
