@@ -98,10 +98,21 @@ func (n *Network) Up(ctx context.Context) (err error) {
 }
 
 // Down takes the network away: what runs in its hosts is killed, then interfaces and namespaces go.
-func (n *Network) Down() error { return n.guard.clear() }
+func (n *Network) Down() error {
+	if n.guard == nil {
+		return nil
+	}
+	g := n.guard
+	n.guard = nil
+	return g.clear()
+}
 
 // Keep lets the network stay up when this process ends; [Clean] takes it away.
-func (n *Network) Keep() error { return n.guard.keep() }
+func (n *Network) Keep() error {
+	g := n.guard
+	n.guard = nil
+	return g.keep()
+}
 
 // Clean takes away the network of this name that was kept, or that a killed process left behind, and tells
 // whether there was any. It answers [ErrUp] if a living process has it up.
