@@ -51,16 +51,28 @@ type Scheduler interface {
 
 // New makes the scheduler of a service that has these servers already. It answers [lvs.ErrNoScheduler].
 func New(name string, flags lvs.SchedulerFlags, servers []Server) (Scheduler, error) {
-	switch name {
-	case "rr":
-		return &RR{}, nil
-	case "wrr":
-		return NewWRR(servers), nil
-	}
 	if pick, ok := byLoad[name]; ok {
 		return pick, nil
 	}
-	return nil, fmt.Errorf("scheduler %q: %w", name, lvs.ErrNoScheduler)
+	var s Scheduler
+	switch name {
+	case "rr":
+		s = &RR{}
+	case "wrr":
+		return NewWRR(servers), nil
+	case "sh":
+		s = newSourceHash(flags)
+	case "dh":
+		s = newDestinationHash()
+	case "mh":
+		s = newMaglev(flags)
+	case "lblc", "lblcr":
+		s = newLocality(name == "lblcr")
+	default:
+		return nil, fmt.Errorf("scheduler %q: %w", name, lvs.ErrNoScheduler)
+	}
+	s.Changed(nil, servers)
+	return s, nil
 }
 
 // kept gives the place in after of each server of before, or -1 for one that went. Since new servers come to the
