@@ -22,9 +22,10 @@ var (
 type Server struct {
 	ServerID
 	ServerConfig
-	Load  Load
-	Stats Stats
-	Rates Rates
+	Load   Load
+	Stats  Stats
+	Rates  Rates
+	Edited bool // the configuration was given anew, if only with the same values: schedulers may begin their round again
 }
 
 // Service is a virtual service with its real servers: name, configuration, and what it carries.
@@ -163,6 +164,7 @@ func (t *Table) EditServer(svc ServiceID, id ServerID, c ServerConfig) error {
 		return ErrNoServer
 	}
 	d.ServerConfig = c
+	d.Edited = true
 	return nil
 }
 
