@@ -24,6 +24,9 @@ const (
 	TCPStates // how many there are
 )
 
+// TemplateAssured is the state of a template that a connection has come through.
+const TemplateAssured State = 1
+
 var tcpStateNames = [TCPStates]string{"NONE", "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT", "TIME_WAIT",
 	"CLOSE", "CLOSE_WAIT", "LAST_ACK", "LISTEN", "SYNACK"}
 
@@ -48,4 +51,15 @@ type Conn struct {
 	Server   netip.AddrPort
 	Forward  Forward
 	Expires  time.Duration // until the entry goes, if no packet comes
+}
+
+// StateName gives the state as ipvsadm -Lc prints it. A template knows only whether it has been used.
+func (c Conn) StateName() string {
+	if !c.Template {
+		return StateName(c.Protocol, c.State)
+	}
+	if c.State == TemplateAssured {
+		return "ASSURED"
+	}
+	return "NONE"
 }

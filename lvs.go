@@ -101,7 +101,7 @@ const (
 type ServiceID struct {
 	Family   Family
 	Protocol Protocol   // zero for a firewall mark
-	Addr     netip.Addr // invalid for a firewall mark; never v4-mapped
+	Addr     netip.Addr // invalid for a firewall mark; a v4-mapped address is one of IPv6
 	Port     uint16     // zero is any port, for persistent services only
 	Mark     uint32     // firewall mark, or zero
 }
@@ -119,7 +119,7 @@ func (id ServiceID) String() string {
 
 // ServerID names a real server within its service.
 type ServerID struct {
-	Addr netip.Addr // never v4-mapped
+	Addr netip.Addr // a v4-mapped address is one of IPv6, and no server can have it
 	Port uint16     // zero only in services by firewall mark and in port-zero services
 }
 
@@ -200,3 +200,10 @@ type Timeouts struct {
 
 // DefaultTimeouts are those of kernel IPVS.
 var DefaultTimeouts = Timeouts{TCP: 900, TCPFin: 120, UDP: 300}
+
+// OrDefault gives the time-outs that are in force: the default where none is set.
+func (t Timeouts) OrDefault() Timeouts {
+	all := Table{Timeouts: DefaultTimeouts}
+	all.SetTimeouts(t)
+	return all.Timeouts
+}

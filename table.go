@@ -22,9 +22,10 @@ var (
 type Server struct {
 	ServerID
 	ServerConfig
-	Load  Load
-	Stats Stats
-	Rates Rates
+	Load   Load
+	Stats  Stats
+	Rates  Rates
+	Edited bool // the configuration was given anew, if only with the same values: schedulers may begin their round again
 }
 
 // Service is a virtual service with its real servers: name, configuration, and what it carries.
@@ -64,11 +65,11 @@ func (t *Table) Service(id ServiceID) *Service { return t.index[id] }
 
 // AddService adds a service without servers. It answers [ErrServiceExists], [ErrNoScheduler] or [ErrInvalid].
 func (t *Table) AddService(id ServiceID, c ServiceConfig) error {
-	if err := c.check(id); err != nil {
-		return err
-	}
 	if t.index[id] != nil {
 		return ErrServiceExists
+	}
+	if err := c.check(id); err != nil {
+		return err
 	}
 	t.Put(&Service{ServiceID: id, ServiceConfig: c})
 	return nil
@@ -85,12 +86,12 @@ func (t *Table) Put(s *Service) {
 
 // EditService replaces the configuration of a service. It answers [ErrNoService], [ErrNoScheduler] or [ErrInvalid].
 func (t *Table) EditService(id ServiceID, c ServiceConfig) error {
-	if err := c.check(id); err != nil {
-		return err
-	}
 	s := t.index[id]
 	if s == nil {
 		return ErrNoService
+	}
+	if err := c.check(id); err != nil {
+		return err
 	}
 	s.ServiceConfig = c
 	return nil
@@ -128,6 +129,19 @@ func (t *Table) Zero(id *ServiceID) error {
 	return nil
 }
 
+// SetTimeouts changes the time-outs that are not zero in to.
+func (t *Table) SetTimeouts(to Timeouts) {
+	for _, f := range []struct{ now, to *uint32 }{
+		{&t.Timeouts.TCP, &to.TCP},
+		{&t.Timeouts.TCPFin, &to.TCPFin},
+		{&t.Timeouts.UDP, &to.UDP},
+	} {
+		if *f.to != 0 {
+			*f.now = *f.to
+		}
+	}
+}
+
 // Clear removes all services. Time-outs stay.
 func (t *Table) Clear() { t.services, t.index = nil, nil }
 
@@ -143,6 +157,9 @@ func (t *Table) AddServer(svc ServiceID, id ServerID, c ServerConfig) error {
 	}
 	if s.Server(id) != nil {
 		return ErrServerExists
+	}
+	if !canServe(id.Addr) {
+		return ErrInvalid
 	}
 	s.Servers = slices.Insert(s.Servers, 0, &Server{ServerID: id, ServerConfig: c})
 	return nil
@@ -163,6 +180,7 @@ func (t *Table) EditServer(svc ServiceID, id ServerID, c ServerConfig) error {
 		return ErrNoServer
 	}
 	d.ServerConfig = c
+	d.Edited = true
 	return nil
 }
 
@@ -177,22 +195,5 @@ func (t *Table) DeleteServer(svc ServiceID, id ServerID) error {
 		return ErrNoServer
 	}
 	s.Servers = slices.Delete(s.Servers, i, i+1)
-	return nil
-}
-
-// Schedulers are the names that a service may have, in the order of the kernel's files.
-var Schedulers = []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "fo", "ovf", "mh", "sed", "nq", "twos"}
-
-func (c *ServiceConfig) check(ServiceID) error {
-	if !slices.Contains(Schedulers, c.Scheduler) {
-		return ErrNoScheduler
-	}
-	return nil
-}
-
-func (c *ServerConfig) check(*Service, ServerID) error {
-	if c.Lower > c.Upper {
-		return ErrRange
-	}
 	return nil
 }
