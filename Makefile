@@ -13,6 +13,10 @@ build: ## build the binary: build/director
 generate: ## compile the eBPF programs anew (needs clang 14, llvm-strip, libbpf-dev)
 	$(GO) generate ./...
 
+format: ## bring the sources into their form
+	gofmt -w .
+	$(CLANG_FORMAT) -i $(wildcard dataplane/bpf/*.[ch])
+
 check: ## judge the sources without running them
 	@files=$$(gofmt -l .); test -z "$$files" || { echo "gofmt would change: $$files"; exit 1; }
 	$(GO) vet ./... && $(TOOL) staticcheck ./...
@@ -35,4 +39,4 @@ install: build ## install director, and ipvsadm as links to it, below $(DESTDIR)
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
 
-.PHONY: build generate check test lab bench install help
+.PHONY: build generate format check test lab bench install help
