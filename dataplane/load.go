@@ -157,7 +157,7 @@ func (p place) load(s Sizes) error {
 		return explainLoad(err)
 	}
 	defer coll.Close()
-	tmp := p.path + ".new"
+	tmp := p.path + "-new"
 	if err := removePins(tmp); err != nil {
 		return err
 	}

@@ -134,8 +134,8 @@ func features() Features {
 }
 
 func haveTCX() bool {
-	_, err := link.AttachTCX(link.TCXOptions{Interface: 1, Program: &ebpf.Program{}, Attach: ebpf.AttachTCXIngress})
-	return !errors.Is(err, ebpf.ErrNotSupported)
+	_, err := link.QueryPrograms(link.QueryOptions{Target: 1, Attach: ebpf.AttachTCXIngress})
+	return err == nil
 }
 
 func (in *instance) readFill(s *Status) (err error) {
