@@ -97,7 +97,7 @@ type bpfLoad struct {
 
 type bpfQuote struct {
 	_     structs.HostLayout
-	Bytes [512]uint8
+	Bytes [516]uint8
 }
 
 type bpfReason uint32
