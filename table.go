@@ -23,9 +23,10 @@ func (e Error) Error() string { return string(e) }
 type Server struct {
 	ServerID
 	ServerConfig
-	Load  Load
-	Stats Stats
-	Rates Rates
+	Load   Load
+	Stats  Stats
+	Rates  Rates
+	Edited bool // the configuration was given anew, if only with the same values: schedulers may begin their round again
 }
 
 // Service is a virtual service with its real servers: name, configuration, and what it carries.
@@ -180,6 +181,7 @@ func (t *Table) EditServer(svc ServiceID, id ServerID, c ServerConfig) error {
 		return ErrNoServer
 	}
 	d.ServerConfig = c
+	d.Edited = true
 	return nil
 }
 

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* director.bpf.c - the entry points, and the way of a packet: parse -> decide -> route -> rewrite -> count -> send. */
+#include <linux/bpf.h>
+#include "icmp.h"
+#include "nat.h"
+#include "route.h"
+#include "sweep.h"
+
+static const struct icmp_error port_unreachable = { 3, 3, 1, 4, 0 };
+static const struct icmp_error host_unreachable = { 3, 1, 1, 3, 0 };
+static const struct icmp_error time_exceeded = { 11, 0, 3, 0, 0 };
+
+/* Left to the kernel. XDP leaves it to tc, which comes to the same decision and counts it. */
+static __always_inline int leave(struct packet *p, enum reason why)
+{
+	if (p->hook == HOOK_TC && why)
+		count_reason(why);
+	return packet_pass(p);
+}
+
+static __always_inline int drop(struct packet *p, enum reason why)
+{
+	count_reason(why);
+	return packet_drop(p);
+}
+
+static __always_inline int refuse(struct packet *p, struct flow *f, const struct icmp_error *e, enum reason why)
+{
+	if (p->hook == HOOK_XDP)
+		return packet_pass(p);
+	if (!icmp_allowed())
+		return drop(p, why == REASON_NO_SERVER ? REASON_NO_SERVER_QUIET : why);
+	count_reason(why);
+	return icmp_answer(p, f, e);
+}
+
+/* Not a packet of a connection, but perhaps for an address of ours. */
+static __always_inline int leave_unparsed(struct packet *p, struct flow *f, enum parsed what)
+{
+	__u32 zero = 0;
+	struct ours *o = bpf_map_lookup_elem(&ours, &zero);
+
+	if (what == PARSED_OTHER || !o || !ours_has(o->virtual, f->dst))
+		return packet_pass(p);
+	return leave(p, what == PARSED_FRAGMENT ? REASON_FRAGMENT : REASON_MALFORMED);
+}
+
+static __always_inline int too_big(struct packet *p, struct flow *f, struct decision *d, __u32 mtu)
+{
+	struct icmp_error e = { 3, 4, 2, 0, mtu };
+
+	if (p->hook == HOOK_XDP)
+		return packet_pass(p);
+	if (d->direction == DIRECTION_INPUT && !f->may_fragment && !packet_is_gso(p))
+		return refuse(p, f, &e, REASON_TOO_BIG);
+	/* the kernel fragments it, or tells its sender */
+	if ((d->direction == DIRECTION_INPUT || f->may_fragment) && nat_rewrite(p, f, d))
+		return drop(p, REASON_MALFORMED);
+	return leave(p, REASON_TOO_BIG);
+}
+
+static __always_inline int forward(struct packet *p, struct flow *f, struct decision *d)
+{
+	struct route *r = NULL;
+	bool output = d->direction == DIRECTION_OUTPUT;
+	enum routed routed = route_to(p, output ? d->addr : f->src, output ? f->dst : d->addr, &r);
+
+	/* whatever needs the kernel's help is tc's to do */
+	if (p->hook == HOOK_XDP && (routed != ROUTED || r->xdp == ROUTE_XDP_NONE))
+		return packet_pass(p);
+	if (routed == ROUTED_NOWHERE || !r)
+		return output ? leave(p, REASON_NO_ROUTE) : refuse(p, f, &host_unreachable, REASON_NO_ROUTE);
+	if (!d->conn) /* for the verifier */
+		return packet_pass(p);
+	conn_touch(d->conn, f, d->direction);
+	if (routed == ROUTED && f->length > r->mtu && !packet_is_gso(p))
+		return too_big(p, f, d, r->mtu);
+	__u32 ifindex = r->ifindex;
+	if (nat_rewrite(p, f, d))
+		return drop(p, REASON_MALFORMED);
+	count_packet(d->server, d->direction, f->length);
+	if (routed == ROUTED_LOCALLY)
+		return packet_pass(p);
+	if (routed == ROUTED_BY_KERNEL)
+		return bpf_redirect_neigh(ifindex, NULL, 0, 0);
+	struct ethhdr *eth = p->data;
+	if ((void *)(eth + 1) > p->end)
+		return drop(p, REASON_MALFORMED);
+	__builtin_memcpy(eth->h_dest, r->dst_mac, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, r->src_mac, ETH_ALEN);
+	return packet_send(p, ifindex, r->xdp);
+}
+
+static __always_inline int direct(struct packet *p)
+{
+	struct flow f;
+	struct decision d;
+	enum parsed parsed = parse(p, &f);
+
+	if (parsed != PARSED_FLOW)
+		return leave_unparsed(p, &f, parsed);
+	decide(&d, &f);
+	switch (d.outcome) {
+	case OUTCOME_PASS:
+		return leave(p, d.reason);
+	case OUTCOME_DROP:
+		if (d.reason == REASON_TTL && d.direction == DIRECTION_INPUT)
+			return refuse(p, &f, &time_exceeded, REASON_TTL);
+		return drop(p, d.reason);
+	case OUTCOME_REFUSE:
+		return refuse(p, &f, &port_unreachable, d.reason);
+	}
+	return forward(p, &f, &d);
+}
+
+SEC("xdp")
+int director_xdp(struct xdp_md *ctx)
+{
+	struct packet p = { .ctx = ctx, .hook = HOOK_XDP };
+
+	return direct(&p);
+}
+
+SEC("tc")
+int director_tc(struct __sk_buff *ctx)
+{
+	struct packet p = { .ctx = ctx, .hook = HOOK_TC };
+
+	return direct(&p);
+}
+
+/* Run once by Go when the programs are loaded. */
+SEC("tc")
+int director_start(struct __sk_buff *ctx)
+{
+	return sweep_begin();
+}
+
+/* Attached to a namespace where no other link can tell that it is gone. Looks at nothing. */
+SEC("sk_lookup")
+int director_anchor(struct bpf_sk_lookup *ctx)
+{
+	return 1; /* SK_PASS */
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

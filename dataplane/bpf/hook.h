@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* hook.h - the only file that knows XDP from tc: the packet's memory, its checksums, and the ways to send it on.
+ *
+ * hook is a constant in each entry point, and everything that takes a struct packet is inlined, so that each program
+ * keeps only its own hook's half. What only tc can do: GSO packets, checksums left to the device, headers outside of the
+ * linear part, growing a packet at will, and having the kernel resolve a neighbour.
+ */
+#pragma once
+#include <stdbool.h>
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_endian.h>
+#include "maps.h"
+
+enum hook { HOOK_XDP, HOOK_TC };
+
+struct packet {
+	void *ctx;
+	enum hook hook;
+	void *data, *end;
+};
+
+#define XDP(p) ((struct xdp_md *)(p)->ctx)
+#define SKB(p) ((struct __sk_buff *)(p)->ctx)
+
+/* Reads the packet's bounds again, which every helper that may move it makes necessary. */
+static __always_inline void packet_reload(struct packet *p)
+{
+	if (p->hook == HOOK_XDP) {
+		p->data = (void *)(long)XDP(p)->data;
+		p->end = (void *)(long)XDP(p)->data_end;
+	} else {
+		p->data = (void *)(long)SKB(p)->data;
+		p->end = (void *)(long)SKB(p)->data_end;
+	}
+}
+
+/* The bytes of the packet from its Ethernet header on. */
+static __always_inline __u32 packet_length(struct packet *p)
+{
+	return p->hook == HOOK_XDP ? (__u32)(p->end - p->data) : SKB(p)->len;
+}
+
+/* Makes the first want bytes readable, where the packet has as many. */
+static __always_inline void packet_pull(struct packet *p, __u32 want)
+{
+	if (p->hook == HOOK_TC && p->data + want > p->end && SKB(p)->len > (__u32)(p->end - p->data)) {
+		bpf_skb_pull_data(SKB(p), SKB(p)->len < want ? SKB(p)->len : want);
+		packet_reload(p);
+	}
+}
+
+static __always_inline __u32 packet_ifindex(struct packet *p)
+{
+	return p->hook == HOOK_XDP ? XDP(p)->ingress_ifindex : SKB(p)->ifindex;
+}
+
+/* Whether the kernel will cut the packet into ones of its own before it leaves. */
+static __always_inline bool packet_is_gso(struct packet *p)
+{
+	return p->hook == HOOK_TC && SKB(p)->gso_size;
+}
+
+/* Whether the packet carries a VLAN tag beside its data: the VLAN's own interface will see it without. */
+static __always_inline bool packet_is_tagged(struct packet *p)
+{
+	return p->hook == HOOK_TC && SKB(p)->vlan_present;
+}
+
+static __always_inline __u16 fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
+/* Adjusts the transport checksum at an offset for addresses that changed by addr and ports that changed by port (one's
+ * complement differences, new less old). The packet's bounds have to be read again. A UDP checksum of zero is none. */
+static __always_inline void packet_checksum(struct packet *p, __u32 at, __u32 addr, __u32 port, bool udp, bool ipv6)
+{
+	if (p->hook == HOOK_XDP) {
+		__u16 *sum = p->data + at;
+		if ((void *)(sum + 1) > p->end || (udp && !*sum))
+			return;
+		*sum = ~fold((__u64)(__u16)~*sum + addr + port);
+		if (udp && !*sum)
+			*sum = 0xffff;
+		return;
+	}
+	__u64 flags = udp ? BPF_F_MARK_MANGLED_0 : 0;
+	bpf_l4_csum_replace(SKB(p), at, 0, addr, BPF_F_PSEUDO_HDR | flags);
+	bpf_l4_csum_replace(SKB(p), at, 0, port, flags);
+	/* a checksum over the whole packet counts an IPv6 address twice, in the header and in what sums it up */
+	if (ipv6)
+		bpf_csum_update(SKB(p), addr);
+	packet_reload(p);
+}
+
+/* Gives the packet n more bytes (or fewer, if negative) between the Ethernet header and what follows it, whose content is
+ * then the caller's to write, as is the Ethernet header. Not for GSO packets. */
+static __always_inline int packet_grow(struct packet *p, int n)
+{
+	long r;
+
+	if (p->hook == HOOK_XDP)
+		r = bpf_xdp_adjust_head(XDP(p), -n);
+	else
+		r = bpf_skb_adjust_room(SKB(p), n, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_NO_CSUM_RESET);
+	packet_reload(p);
+	return r;
+}
+
+/* Sends the packet out of an interface; its Ethernet header is written. */
+static __always_inline int packet_send(struct packet *p, __u32 ifindex, enum route_xdp xdp)
+{
+	if (p->hook == HOOK_XDP && xdp == ROUTE_XDP_TX && ifindex == XDP(p)->ingress_ifindex)
+		return XDP_TX;
+	return bpf_redirect(ifindex, 0);
+}
+
+static __always_inline int packet_pass(struct packet *p)
+{
+	return p->hook == HOOK_XDP ? XDP_PASS : TC_ACT_UNSPEC;
+}
+
+static __always_inline int packet_drop(struct packet *p)
+{
+	return p->hook == HOOK_XDP ? XDP_DROP : TC_ACT_SHOT;
+}

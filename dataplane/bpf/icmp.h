@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* icmp.h - ICMP errors that the director itself sends: the packet becomes one and goes back where it came from. */
+#pragma once
+#include "parse.h"
+
+/* The head of an ICMP or ICMPv6 error; what it quotes follows. (linux/icmp.h draws in the C library.) */
+struct icmp_head {
+	__u8 type, code;
+	__u16 check;
+	__u32 mtu;
+};
+
+/* How much of the packet an error quotes: less than the 576 bytes of IPv4 and the 1280 of IPv6 allow. */
+enum { QUOTE = 512 };
+
+struct quote {
+	__u8 bytes[QUOTE];
+};
+MAP(quotes, PERCPU_ARRAY, 1, 0, __u32, struct quote);
+
+struct icmp_error {
+	__u8 type4, code4;
+	__u8 type6, code6;
+	__u32 mtu; /* of "fragmentation needed" and "packet too big" */
+};
+
+/* The limit of messages is that of the kernel (icmp_msgs_per_sec, icmp_msgs_burst), for each CPU. */
+static __always_inline bool icmp_allowed(void)
+{
+	__u32 zero = 0, jiffies = now();
+	struct icmp_budget *b = bpf_map_lookup_elem(&icmp_budgets, &zero);
+
+	if (!b)
+		return false;
+	__u32 more = (jiffies - b->since) / (settings.icmp_every ? settings.icmp_every : 1);
+	if (more) {
+		b->left = b->left + more < settings.icmp_burst ? b->left + more : settings.icmp_burst;
+		b->since = jiffies;
+	}
+	if (!b->left)
+		return false;
+	b->left--;
+	return true;
+}
+
+/* The one's complement sum of what an error quotes, as it will be on the wire. Where the transport checksum is left
+ * to the device, the field holds only the sum of the pseudo header; the device will make the whole add up to its complement. */
+static __always_inline int icmp_quote_sum(struct packet *p, struct flow *f, __u32 length, __u32 *sum)
+{
+	__u32 zero = 0, at = f->transport - f->network;
+	struct quote *q = bpf_map_lookup_elem(&quotes, &zero);
+
+	if (!q || length < 1 || length > QUOTE)
+		return -1;
+	if (length > QUOTE - 4)
+		length = QUOTE;
+	else
+		*(__u32 *)&q->bytes[length & (QUOTE - 1)] = 0; /* fills up the last four bytes */
+	if (bpf_skb_load_bytes(SKB(p), f->network, q->bytes, length))
+		return -1;
+	__u32 end = (length + 3) & ~3u;
+	if (end > QUOTE)
+		return -1;
+	*sum = fold((__u32)bpf_csum_diff(NULL, 0, (__be32 *)q->bytes, end, 0));
+
+	__u32 field = at + (f->protocol == IPPROTO_TCP ? 16 : 6);
+	if (field > QUOTE - 2)
+		return 0;
+	__u64 pseudo = (__u64)bpf_htons(f->protocol) + bpf_htons((__u16)(f->length - at));
+	pseudo += (f->src[1] >> 32) + (f->dst[1] >> 32);
+	if (f->family == FAMILY_IPV6)
+		pseudo += (f->src[0] >> 32) + (__u32)f->src[0] + (__u32)f->src[1] + (f->dst[0] >> 32) +
+			  (__u32)f->dst[0] + (__u32)f->dst[1];
+	if (*(__u16 *)&q->bytes[field & (QUOTE - 2)] != fold(pseudo))
+		return 0;
+	/* up to the transport header the sum stays; IPv4 headers add up to nothing */
+	__u64 head = 0;
+	if (f->family == FAMILY_IPV6)
+		head = fold((__u32)bpf_csum_diff(NULL, 0, (__be32 *)q->bytes, sizeof(struct ipv6hdr), 0));
+	if (f->family == FAMILY_IPV6 && at != sizeof(struct ipv6hdr))
+		return 0;
+	*sum = fold(head + (__u16)~fold(pseudo));
+	return 0;
+}
+
+static __always_inline __u16 icmp_write4(struct packet *p, struct flow *f, const struct icmp_error *e, __u32 quoted,
+					 __u32 sum)
+{
+	struct iphdr *ip = p->data + sizeof(struct ethhdr);
+	struct icmp_head *icmp = (void *)(ip + 1);
+
+	if ((void *)(icmp + 1) > p->end)
+		return 0;
+	__u16 total = sizeof(*ip) + sizeof(*icmp) + quoted;
+	*(__u32 *)ip = bpf_htonl(0x45c00000 | total);
+	*(__u32 *)&ip->id = 0;
+	*(__u32 *)&ip->ttl = bpf_htonl(64 << 24 | IPPROTO_ICMP << 16);
+	ip->saddr = f->dst[1] >> 32;
+	ip->daddr = f->src[1] >> 32;
+	ip->check = ~fold((__u64)bpf_htonl(0x45c00000 | total) + bpf_htonl(64 << 24 | IPPROTO_ICMP << 16) +
+			  ip->saddr + ip->daddr);
+	*(__u32 *)icmp = bpf_htonl((__u32)e->type4 << 24 | (__u32)e->code4 << 16);
+	icmp->mtu = bpf_htonl(e->mtu);
+	icmp->check = ~fold((__u64)*(__u32 *)icmp + bpf_htonl(e->mtu) + sum);
+	return total;
+}
+
+static __always_inline __u16 icmp_write6(struct packet *p, struct flow *f, const struct icmp_error *e, __u32 quoted,
+					 __u32 sum)
+{
+	struct ipv6hdr *ip = p->data + sizeof(struct ethhdr);
+	struct icmp_head *icmp = (void *)(ip + 1);
+
+	if ((void *)(icmp + 1) > p->end)
+		return 0;
+	__u16 length = sizeof(*icmp) + quoted;
+	*(__u32 *)ip = bpf_htonl(0x60000000);
+	*((__u32 *)ip + 1) = bpf_htonl((__u32)length << 16 | IPPROTO_ICMPV6 << 8 | 64);
+	__builtin_memcpy(&ip->saddr, f->dst, 16);
+	__builtin_memcpy(&ip->daddr, f->src, 16);
+	*(__u32 *)icmp = bpf_htonl((__u32)e->type6 << 24 | (__u32)e->code6 << 16);
+	icmp->mtu = bpf_htonl(e->mtu);
+	__u64 pseudo = (__u64)bpf_htonl(length) + bpf_htonl(IPPROTO_ICMPV6);
+	pseudo += (f->src[0] >> 32) + (__u32)f->src[0] + (f->src[1] >> 32) + (__u32)f->src[1];
+	pseudo += (f->dst[0] >> 32) + (__u32)f->dst[0] + (f->dst[1] >> 32) + (__u32)f->dst[1];
+	icmp->check = ~fold(pseudo + *(__u32 *)icmp + bpf_htonl(e->mtu) + sum);
+	return sizeof(*ip) + length;
+}
+
+/* Turns the packet into an ICMP error to its sender, from the address that it was sent to. tc only. */
+static __always_inline int icmp_answer(struct packet *p, struct flow *f, const struct icmp_error *e)
+{
+	__u32 quoted = f->length < QUOTE ? f->length : QUOTE, sum = 0;
+	int room = f->family == FAMILY_IPV4 ? sizeof(struct iphdr) + sizeof(struct icmp_head) :
+					      sizeof(struct ipv6hdr) + sizeof(struct icmp_head);
+
+	if (packet_is_gso(p) || icmp_quote_sum(p, f, quoted, &sum) || packet_grow(p, room) ||
+	    bpf_skb_change_tail(SKB(p), sizeof(struct ethhdr) + room + quoted, 0))
+		return TC_ACT_SHOT;
+	packet_reload(p);
+	struct ethhdr *eth = p->data;
+	if ((void *)(eth + 1) > p->end)
+		return TC_ACT_SHOT;
+	__u8 mac[ETH_ALEN];
+	__builtin_memcpy(mac, eth->h_source, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, eth->h_dest, ETH_ALEN);
+	__builtin_memcpy(eth->h_dest, mac, ETH_ALEN);
+	if (f->family == FAMILY_IPV4 ? !icmp_write4(p, f, e, quoted, sum) : !icmp_write6(p, f, e, quoted, sum))
+		return TC_ACT_SHOT;
+	return bpf_redirect(SKB(p)->ifindex, 0);
+}

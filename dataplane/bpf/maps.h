@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* maps.h - every map, and every constant that Go sets before the programs are loaded.
+ *
+ * Sizes of 1 are placeholders: Go sets the real ones. What Go reads often is mmapable: it reads without a system call.
+ */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include "types.h"
+
+#define MAP(NAME, TYPE, SIZE, FLAGS, KEY, VALUE)                                                                       \
+	struct {                                                                                                       \
+		__uint(type, BPF_MAP_TYPE_##TYPE);                                                                     \
+		__uint(max_entries, SIZE);                                                                             \
+		__uint(map_flags, FLAGS);                                                                              \
+		__type(key, KEY);                                                                                      \
+		__type(value, VALUE);                                                                                  \
+	} NAME SEC(".maps")
+
+/* The configuration. */
+MAP(service_slots, HASH, 1, BPF_F_NO_PREALLOC, struct service_key, __u32); /* service -> slot */
+MAP(services, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct service);
+MAP(servers, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct server);
+
+struct seats {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_INNER_MAP);
+	__uint(key_size, sizeof(__u32)); /* __type would leave struct seat a mere forward declaration */
+	__uint(value_size, sizeof(struct seat));
+};
+/* A service's slot -> its list of servers; swapped whole when it changes. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct seats);
+} lists SEC(".maps");
+
+/* A bit for every address that may be one of ours: VIPs in the first half, servers whose answers are rewritten in
+ * the second. Lets packets for nothing of ours pass before the connection table is asked. */
+enum { OURS_BITS = 1 << 15, OURS_WORDS = OURS_BITS / 64 };
+struct ours {
+	__u64 virtual[OURS_WORDS];
+	__u64 server[OURS_WORDS];
+};
+MAP(ours, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct ours);
+
+/* The connection table. */
+MAP(conns, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct segment);
+MAP(guards, ARRAY, 1, 0, __u32, struct guard);
+
+/* What packets change. */
+MAP(loads, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct load);
+MAP(counters, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct counter); /* server's slot x cpus + CPU */
+MAP(reasons, PERCPU_ARRAY, REASONS, 0, __u32, __u64);
+MAP(routes, ARRAY, 1, 0, __u32, struct route); /* CPU x ROUTES + hash of the address */
+enum { ROUTES = 1024 };
+
+MAP(devices, HASH, 4096, BPF_F_NO_PREALLOC, __u32, struct device); /* interface index -> what is attached */
+
+struct sweeper {
+	struct bpf_timer timer;
+	__u32 next;   /* the segment that comes next */
+	__u32 rounds; /* how often the whole table was swept */
+	__u64 ended;  /* entries whose time was over */
+};
+MAP(sweepers, ARRAY, 1, 0, __u32, struct sweeper);
+
+struct icmp_budget {
+	__u32 left;
+	__u32 since;
+};
+MAP(icmp_budgets, PERCPU_ARRAY, 1, 0, __u32, struct icmp_budget);
+
+/* Constants. */
+const volatile __u32 segments = 1;    /* of the connection table */
+const volatile __u32 seed[6] = {};    /* of its hash */
+const volatile __u32 cpus = 1;	      /* that the kernel may ever have */
+const volatile __u32 server_slots = 1; /* entries of servers */
+const volatile __u32 loopback = 1;    /* the index of lo: routes are asked as if packets came from there */
+const volatile __u32 hz = 250;	      /* jiffies a second */
+const volatile bool test_clock = false;
+
+/* Go sets these while programs run. */
+struct settings settings SEC(".data.settings");
+
+/* TCP transitions: [direction][event][state], from Go's table of them. */
+enum direction { DIRECTION_INPUT, DIRECTION_OUTPUT, DIRECTION_INPUT_ONLY, DIRECTIONS };
+enum tcp_event { TCP_EVENT_SYN, TCP_EVENT_FIN, TCP_EVENT_ACK, TCP_EVENT_RST, TCP_EVENTS };
+enum { TCP_NEXT = 256 };
+const volatile __u8 tcp_next[TCP_NEXT] = {}; /* direction x 64 + event x 16 + state */
+const volatile __u32 tcp_active; /* a bit for each state that counts as active */
+
+/* A mask that clang does not see through. It would prove it needless, and leave the verifier without a bound. */
+#define BOUND(x, mask) asm volatile("%0 &= %1" : "+r"(x) : "i"(mask))
+
+static __always_inline __u32 now(void)
+{
+	return test_clock ? settings.now : (__u32)bpf_jiffies64();
+}
+
+static __always_inline void count_reason(enum reason why)
+{
+	__u32 i = why;
+	__u64 *n = bpf_map_lookup_elem(&reasons, &i);
+	if (n)
+		(*n)++;
+}

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* route.h - where packets to an address go next: MAC addresses and interface, from the kernel's routes and
+ * neighbours, kept for a second in a line of this CPU.
+ *
+ * The kernel is asked as if the packet came from lo, for which Go switches forwarding on: what is balanced is
+ * forwarded whether or not the host is a router for everything else, as kernel IPVS does with it.
+ */
+#pragma once
+#include "parse.h"
+
+/* After this long the kernel forwards one packet itself, which has it verify the neighbour. */
+enum { ROUTE_PROBE_SECONDS = 30 };
+
+#define AF_INET 2
+#define AF_INET6 10
+
+static __always_inline struct route *route_line(const __u64 dst[2])
+{
+	__u64 h = (dst[0] ^ dst[1]) * 0x9e3779b97f4a7c15ULL;
+	__u32 i = bpf_get_smp_processor_id() * ROUTES + (__u32)(h >> 54);
+
+	return bpf_map_lookup_elem(&routes, &i);
+}
+
+enum routed {
+	ROUTED,		  /* the line holds the way */
+	ROUTED_BY_KERNEL, /* to be sent with bpf_redirect_neigh out of the line's interface */
+	ROUTED_LOCALLY,	  /* the address is the director's own */
+	ROUTED_NOWHERE,
+};
+
+/* Asks the kernel, and keeps its answer in the line. A function of its own for the sake of the stack. */
+static __noinline enum routed route_ask(void *ctx, const __u64 *src, const __u64 *dst, struct route *r)
+{
+	struct bpf_fib_lookup fib = { .ifindex = loopback, .l4_protocol = IPPROTO_TCP, .tot_len = 20 };
+	__u32 jiffies = now();
+
+	if (dst[0] == 0 && (__u32)dst[1] == (__u32)V4_MAPPED(0)) {
+		fib.family = AF_INET;
+		fib.ipv4_src = src[1] >> 32;
+		fib.ipv4_dst = dst[1] >> 32;
+	} else {
+		fib.family = AF_INET6;
+		__builtin_memcpy(fib.ipv6_src, src, 16);
+		__builtin_memcpy(fib.ipv6_dst, dst, 16);
+	}
+	long e = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
+	bool same = r->how == ROUTE_LINK && r->dst[0] == dst[0] && r->dst[1] == dst[1];
+	r->how = ROUTE_NONE;
+	r->dst[0] = dst[0];
+	r->dst[1] = dst[1];
+	r->checked = jiffies;
+	r->ifindex = fib.ifindex;
+	if (e == BPF_FIB_LKUP_RET_NOT_FWDED) {
+		r->how = ROUTE_LOCAL;
+		return ROUTED_LOCALLY;
+	}
+	if (e == BPF_FIB_LKUP_RET_NO_NEIGH)
+		return ROUTED_BY_KERNEL;
+	if (e != BPF_FIB_LKUP_RET_SUCCESS)
+		return ROUTED_NOWHERE;
+	__u8 was[8] = {}, is[8] = {};
+	__builtin_memcpy(was, r->dst_mac, 6);
+	__builtin_memcpy(is, fib.dmac, 6);
+	bool moved = *(__u64 *)was != *(__u64 *)is;
+	__builtin_memcpy(r->dst_mac, fib.dmac, 6);
+	__builtin_memcpy(r->src_mac, fib.smac, 6);
+	r->mtu = fib.mtu_result;
+	r->how = ROUTE_LINK;
+	struct device *device = bpf_map_lookup_elem(&devices, &fib.ifindex);
+	r->xdp = !device || device->xdp < ATTACH_XDP_NATIVE ? ROUTE_XDP_NONE :
+		 device->xdp_tx				    ? ROUTE_XDP_TX :
+							      ROUTE_XDP_REDIRECT;
+	if (same && !moved && jiffies - r->probed < ROUTE_PROBE_SECONDS * hz)
+		return ROUTED;
+	r->probed = jiffies;
+	return ROUTED_BY_KERNEL;
+}
+
+static __always_inline enum routed route_to(struct packet *p, const __u64 *src, const __u64 *dst, struct route **line)
+{
+	struct route *r = route_line(dst);
+	__u32 jiffies = now();
+
+	if (!r)
+		return ROUTED_NOWHERE;
+	*line = r;
+	if (r->how == ROUTE_NONE || jiffies - r->checked >= hz || r->dst[0] != dst[0] || r->dst[1] != dst[1])
+		return route_ask(p->ctx, src, dst, r);
+	return r->how == ROUTE_LINK ? ROUTED : ROUTED_LOCALLY;
+}

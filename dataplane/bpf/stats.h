@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* stats.h - what a server has carried (counters, a line for each CPU) and carries now (its load). */
+#pragma once
+#include "conn.h"
+#include "parse.h"
+
+static __always_inline struct counts *counts_of(__u32 server)
+{
+	__u32 i = server * cpus + bpf_get_smp_processor_id();
+	struct counter *c = bpf_map_lookup_elem(&counters, &i);
+
+	return c ? &c->counts : NULL;
+}
+
+static __always_inline void count_packet(__u32 server, enum direction dir, __u32 bytes)
+{
+	struct counts *c = counts_of(server);
+
+	if (!c)
+		return;
+	if (dir == DIRECTION_OUTPUT) {
+		c->out_packets++;
+		c->out_bytes += bytes;
+	} else {
+		c->in_packets++;
+		c->in_bytes += bytes;
+	}
+}
+
+/* A connection begins: it counts at once, so that the next choice sees it. At the upper threshold the server is left out. */
+static __always_inline void load_begin(__u32 server, bool active)
+{
+	struct load *l = bpf_map_lookup_elem(&loads, &server);
+	struct server *d = bpf_map_lookup_elem(&servers, &server);
+	struct counts *c = counts_of(server);
+
+	if (!l || !d)
+		return;
+	__sync_fetch_and_add(active ? &l->active : &l->inactive, 1);
+	if (c)
+		c->conns++;
+	if (d->upper && READ_ONCE(l->active) + READ_ONCE(l->inactive) + READ_ONCE(l->persistent) >= (__s32)d->upper)
+		WRITE_ONCE(l->overloaded, 1);
+}
+
+static __always_inline void load_move(__u32 server, bool active)
+{
+	struct load *l = bpf_map_lookup_elem(&loads, &server);
+
+	if (!l)
+		return;
+	__sync_fetch_and_add(&l->active, active ? 1 : -1);
+	__sync_fetch_and_add(&l->inactive, active ? -1 : 1);
+}
+
+/* A connection has ended. Below the lower threshold, or below three quarters of the upper one, the server is taken back. */
+static __always_inline void load_end(__u32 server, bool active)
+{
+	struct load *l = bpf_map_lookup_elem(&loads, &server);
+	struct server *d = bpf_map_lookup_elem(&servers, &server);
+
+	if (!l || !d)
+		return;
+	__sync_fetch_and_add(active ? &l->active : &l->inactive, -1);
+	if (!READ_ONCE(l->overloaded))
+		return;
+	__s64 total = (__s64)READ_ONCE(l->active) + READ_ONCE(l->inactive) + READ_ONCE(l->persistent);
+	if (d->lower ? total < d->lower : !d->upper || total * 4 < (__s64)d->upper * 3)
+		WRITE_ONCE(l->overloaded, 0);
+}

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* sweep.h - takes out entries whose time is over, a slice of the table at each tick of a timer. No process is needed. */
+#pragma once
+#include "tcp.h"
+
+#define CLOCK_MONOTONIC 1
+
+struct slice {
+	__u32 from, count;
+	__u32 now;
+	__u32 segment, page;
+	__u32 ended;
+	__u64 lines; /* of the page, to look at under the lock */
+};
+
+/* The lines of a page that are past their time, or dead for a second. */
+__noinline __u64 page_old(struct segment *s, __u32 page, __u32 jiffies)
+{
+	__u64 lines = 0;
+
+	if (!s)
+		return 0;
+#pragma clang loop unroll(disable)
+	for (__u32 j = 0; j < LINES; j++) {
+		struct conn *e = line_at(s, page * LINES + j);
+		__u32 own = READ_ONCE(e->own), age = jiffies - READ_ONCE(e->expires);
+		__u64 past = (own & OWN_LIVE) & ~(age >> 31);
+		__u64 dead = ((own & OWN_DEAD) >> 1) & ~((age - hz) >> 31);
+		lines |= (past | dead) << j;
+	}
+	return lines;
+}
+
+static long sweep_line(__u32 n, struct slice *c)
+{
+	__u64 lines = c->lines;
+
+	if (!lines)
+		return 1;
+	__u32 i = (c->page & (PAGES - 1)) * LINES + (lowest(lines) & (LINES - 1));
+	c->lines = lines & (lines - 1);
+	struct segment *s = bpf_map_lookup_elem(&conns, &c->segment);
+	struct guard *g = bpf_map_lookup_elem(&guards, &c->segment);
+	if (!s || !g)
+		return 1;
+	struct conn *e = line_at(s, i);
+	struct conn_seen seen = { i, READ_ONCE(e->own), READ_ONCE(e->expires), c->now };
+	if (seen.own & OWN_DEAD)
+		conn_release(s, g, i);
+	else if (seen.own & OWN_LIVE && (__s32)(c->now - seen.expires) >= 0)
+		c->ended += conn_end(s, g, e, &seen);
+	return 0;
+}
+
+static long sweep_segment(__u32 n, struct slice *c)
+{
+	c->segment = c->from + n;
+	struct segment *s = bpf_map_lookup_elem(&conns, &c->segment);
+	struct guard *g = bpf_map_lookup_elem(&guards, &c->segment);
+	if (!s || !g)
+		return 1;
+#pragma clang loop unroll(disable)
+	for (__u32 page = 0; page < PAGES; page++) {
+		if (!READ_ONCE(g->taken[page & (PAGES - 1)]))
+			continue;
+		c->lines = page_old(s, page, c->now);
+		c->page = page;
+		if (c->lines)
+			bpf_loop(LINES, sweep_line, c, 0);
+	}
+	return 0;
+}
+
+/* Sweeps the next slice; at the end of the table it begins anew. */
+static __always_inline void sweep_slice(struct sweeper *w, __u32 count)
+{
+	struct slice c = { .from = w->next, .count = count, .now = now() };
+
+	if (c.from >= segments) {
+		c.from = 0;
+		w->rounds++;
+	}
+	bpf_loop(count, sweep_segment, &c, 0);
+	w->next = c.from + count;
+	w->ended += c.ended;
+}
+
+static int sweep_tick(void *map, __u32 *key, struct sweeper *w)
+{
+	sweep_slice(w, settings.sweep_slice);
+	bpf_timer_start(&w->timer, settings.sweep_every, 0);
+	return 0;
+}
+
+static __always_inline int sweep_begin(void)
+{
+	__u32 zero = 0;
+	struct sweeper *w = bpf_map_lookup_elem(&sweepers, &zero);
+
+	if (!w)
+		return -1;
+	bpf_timer_init(&w->timer, &sweepers, CLOCK_MONOTONIC);
+	bpf_timer_set_callback(&w->timer, sweep_tick);
+	return bpf_timer_start(&w->timer, settings.sweep_every, 0);
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* tcp.h - what a packet does to its connection: state by the table from Go, time-out, activity. */
+#pragma once
+#include "stats.h"
+
+static __always_inline __u32 tcp_step(__u32 state, __u8 flags, enum direction dir)
+{
+	enum tcp_event event;
+
+	if (flags & TCP_RST)
+		event = TCP_EVENT_RST;
+	else if (flags & TCP_SYN)
+		event = TCP_EVENT_SYN;
+	else if (flags & TCP_FIN)
+		event = TCP_EVENT_FIN;
+	else if (flags & TCP_ACK)
+		event = TCP_EVENT_ACK;
+	else
+		return TCP_CLOSE; /* as kernel IPVS does with a packet without flags */
+	__u64 i = dir * 64 + event * 16 + (state & 15);
+	BOUND(i, TCP_NEXT - 1);
+	return tcp_next[i];
+}
+
+static __always_inline __u32 timeout_of(__u8 protocol, __u32 state)
+{
+	__u64 i = state;
+
+	if (protocol != IPPROTO_TCP)
+		return settings.udp_timeout;
+	BOUND(i, 15);
+	return settings.tcp_timeout[i];
+}
+
+/* The life word of a connection's first packet. */
+static __always_inline __u32 life_begin(struct flow *f, enum forward forward)
+{
+	bool masq = forward == FORWARD_MASQ || forward == FORWARD_FULLNAT;
+	__u32 life = (__u32)forward << LIFE_FORWARD_SHIFT | (masq ? 0 : LIFE_NO_OUTPUT);
+
+	if (f->protocol != IPPROTO_TCP)
+		return life;
+	__u32 state = tcp_step(TCP_NONE, f->tcp_flags, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
+	return life | state | ((tcp_active >> state) & 1 ? LIFE_ACTIVE : 0);
+}
+
+/* The life word after one more packet. */
+static __always_inline __u32 life_next(__u32 life, struct flow *f, enum direction dir)
+{
+	if (dir == DIRECTION_OUTPUT)
+		life &= ~LIFE_NO_OUTPUT;
+	else if (life & LIFE_NO_OUTPUT)
+		dir = DIRECTION_INPUT_ONLY;
+	if (f->protocol != IPPROTO_TCP)
+		return life;
+	__u32 state = tcp_step(life & LIFE_STATE, f->tcp_flags, dir);
+	return (life & ~(LIFE_STATE | LIFE_ACTIVE)) | state | ((tcp_active >> state) & 1 ? LIFE_ACTIVE : 0);
+}
+
+/* A packet was seen. Both directions may come at once on two CPUs: each change is exactly one CPU's. */
+static __always_inline void conn_touch(struct conn *e, struct flow *f, enum direction dir)
+{
+	__u32 life = READ_ONCE(e->life), next = life;
+
+#pragma unroll
+	for (int n = 0; n < 4; n++) {
+		next = life_next(life, f, dir);
+		if (next == life)
+			break;
+		__u32 was = __sync_val_compare_and_swap(&e->life, life, next);
+		if (was == life) {
+			if ((life ^ next) & LIFE_ACTIVE)
+				load_move(e->server, next & LIFE_ACTIVE);
+			break;
+		}
+		next = life = was;
+	}
+	__u32 expires = now() + timeout_of(f->protocol, next & LIFE_STATE);
+	if (READ_ONCE(e->expires) != expires)
+		WRITE_ONCE(e->expires, expires);
+}
+
+/* Ends an entry as it was seen: it is no longer found, and no longer its server's load. */
+static __always_inline bool conn_end(struct segment *s, struct guard *g, struct conn *e, struct conn_seen *seen)
+{
+	__u32 server = READ_ONCE(e->server);
+
+	if (!conn_unlink(s, g, seen))
+		return false;
+	load_end(server, READ_ONCE(e->life) & LIFE_ACTIVE);
+	return true;
+}

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* types.h - every struct and enum that C and Go share. C owns them; Go has them from BTF.
+ *
+ * Addresses are 16 bytes, IPv4 as ::ffff:a.b.c.d. Ports are as in the packet. Times are jiffies, cut to 32 bits.
+ * Holes are written out: they would reach keys unset.
+ */
+#pragma once
+#include <linux/types.h>
+
+enum family { FAMILY_IPV4 = 4, FAMILY_IPV6 = 6 };
+
+/* How packets reach a server; a connection keeps the one that it began with. As in Go's lvs.Forward. */
+enum forward { FORWARD_ROUTE, FORWARD_TUNNEL, FORWARD_MASQ, FORWARD_LOCAL, FORWARD_FULLNAT };
+
+/* As in Go's lvs.Schedulers. */
+enum scheduler {
+	SCHEDULER_RR,
+	SCHEDULER_WRR,
+	SCHEDULER_LC,
+	SCHEDULER_WLC,
+	SCHEDULER_LBLC,
+	SCHEDULER_LBLCR,
+	SCHEDULER_DH,
+	SCHEDULER_SH,
+	SCHEDULER_FO,
+	SCHEDULER_OVF,
+	SCHEDULER_MH,
+	SCHEDULER_SED,
+	SCHEDULER_NQ,
+	SCHEDULER_TWOS,
+};
+
+/* Why a packet that belongs to a service or to a connection of ours was not forwarded. */
+enum reason {
+	REASON_NONE,
+	REASON_NO_SERVER,	/* no usable server: refused with ICMP port unreachable */
+	REASON_NO_SERVER_QUIET, /* the same beyond the limit of ICMP messages: dropped */
+	REASON_TABLE_FULL,	/* no room for a new connection: dropped */
+	REASON_TABLE_BUSY,	/* lost too many races for a place in the table: dropped */
+	REASON_REMOVED,		/* the connection's server was removed: dropped */
+	REASON_TTL,		/* TTL or hop limit used up: answered with ICMP time exceeded, or dropped */
+	REASON_TOO_BIG,		/* larger than the way on: answered with ICMP, or left to the kernel */
+	REASON_NO_ROUTE,	/* no route to the server or the client: left to the kernel */
+	REASON_NO_CONN,		/* for a service, but no connection and no SYN: left to the kernel */
+	REASON_FRAGMENT,	/* a fragment for an address of ours: left to the kernel */
+	REASON_MALFORMED,	/* lengths that cannot be, for an address of ours: left to the kernel */
+	REASON_UNSUPPORTED,	/* the service or server asks for what is not built yet: left to the kernel */
+	REASONS,
+};
+
+/* A service by protocol, address and port, or by firewall mark. */
+struct service_key {
+	__u64 addr[2];
+	__u32 mark;
+	__u16 port;
+	__u8 protocol;
+	__u8 family;
+};
+
+struct counts {
+	__u64 conns;
+	__u64 in_packets;
+	__u64 out_packets;
+	__u64 in_bytes;
+	__u64 out_bytes;
+};
+
+/* A place that holds a service or a server. Removed ones stay while connections refer to them. */
+enum slot_use { SLOT_FREE, SLOT_LIVE, SLOT_REMOVED };
+
+struct service {
+	struct service_key key;
+	__u32 use;	 /* enum slot_use */
+	__u32 scheduler; /* enum scheduler */
+	__u32 scheduler_flags;
+	__u32 persistent; /* seconds */
+	__u32 netmask;
+	__u32 engine; /* persistence engine: 0 none, 1 sip */
+	__u32 one_packet;
+	__u32 first;	      /* the newest server's slot; 0 is none */
+	__u64 added;	      /* the order of listing */
+	struct counts carried; /* what the sum over its servers' counters lacks */
+};
+
+struct server {
+	__u64 addr[2];
+	__u16 port;
+	__u8 forward; /* enum forward */
+	__u8 use;     /* enum slot_use */
+	__u32 service; /* slot */
+	__u32 upper;
+	__u32 lower;
+	__s32 weight;
+	__u32 next;    /* the next older server's slot of the same service; 0 is none */
+	__u32 removed; /* seconds of the boot clock */
+	__u8 tunnel_type;
+	__u8 tunnel_checksum;
+	__u16 tunnel_port;
+	__u64 spare;
+	struct counts zero; /* counters when they were last zeroed */
+	__u64 spare2[4];
+};
+
+/* What a server carries now; changed by all CPUs. */
+struct load {
+	__s32 active;
+	__s32 inactive;
+	__s32 persistent;
+	__u32 overloaded;
+};
+
+/* A server's place in its service's list, newest first. Seat 0 is the head of the list and tells of it. */
+struct seat {
+	__u32 server; /* head: how many seats follow */
+	__s32 weight; /* head: the highest current weight of wrr */
+	__s32 step;   /* head: the step of wrr's current weight */
+	__u32 spare;
+	__u64 cursor; /* head: last seat taken, and above it 32 bits of wrr's current weight */
+};
+
+/* A counter line: one for each server and CPU, alone in its cache line. */
+struct counter {
+	struct counts counts;
+	__u64 spare[3];
+};
+
+/* One entry of the connection table, in a cache line of its own. A line has two roles: as the *home* of some keys
+ * it tells where their entries lie; as a *slot* it holds one entry, of its own home or of another near it. */
+struct conn {
+	__u64 hop;	/* home: lines of this page that hold an entry of this home */
+	__u32 own;	/* slot: live, dead, home line, page distance, generation (conn.h) */
+	__u32 life;	/* slot: state and flags, changed by cmpxchg only */
+	__u16 client_port;
+	__u16 virtual_port;
+	__u8 protocol;
+	__u8 kind;	/* enum conn_kind */
+	__u8 overflow;	/* home: page distances 1 to 3 at which entries of this home lie */
+	__u8 spare;
+	__u64 client[2];
+	__u64 virtual[2];
+	__u32 server;  /* slot in servers */
+	__u32 expires; /* jiffies */
+};
+
+enum conn_kind { CONN_PLAIN, CONN_TEMPLATE };
+
+/* conn.life: the state in the low byte, then flags, then the forwarding method. */
+enum conn_life {
+	LIFE_STATE = 0xff,
+	LIFE_ACTIVE = 0x100,	/* counted in load.active, else in load.inactive */
+	LIFE_NO_OUTPUT = 0x200, /* no packet of the server has been seen */
+	LIFE_FORWARD_SHIFT = 16,
+};
+
+/* States of a TCP connection, as in kernel IPVS and Go's lvs.State. */
+enum tcp_state {
+	TCP_NONE,
+	TCP_ESTABLISHED,
+	TCP_SYN_SENT,
+	TCP_SYN_RECV,
+	TCP_FIN_WAIT,
+	TCP_TIME_WAIT,
+	TCP_CLOSE,
+	TCP_CLOSE_WAIT,
+	TCP_LAST_ACK,
+	TCP_LISTEN,
+	TCP_SYNACK,
+	TCP_STATES,
+};
+
+enum { LINES = 64, PAGES = 4, SEGMENT_LINES = LINES * PAGES };
+
+struct segment {
+	struct conn line[SEGMENT_LINES];
+};
+
+/* What guards a segment; a spin lock cannot lie in memory that Go maps. */
+struct guard {
+	struct bpf_spin_lock lock;
+	__u32 version;	     /* of insertions */
+	__u64 taken[PAGES];  /* lines that are not free */
+	__u64 spare[3];
+};
+
+/* Where packets to an address go next; one for each CPU, so that no reader sees half of it. */
+struct route {
+	__u64 dst[2];
+	__u8 dst_mac[6];
+	__u8 src_mac[6];
+	__u32 ifindex;
+	__u32 checked; /* when the routes were last asked */
+	__u32 probed;  /* when the neighbour was last left to the kernel to verify */
+	__u32 mtu;
+	__u32 how; /* enum route_how */
+	__u32 xdp; /* enum route_xdp */
+	__u32 spare[3];
+};
+
+enum route_how { ROUTE_NONE, ROUTE_LINK, ROUTE_LOCAL };
+
+/* What XDP can do with the interface: nothing, redirect to it, and also XDP_TX. */
+enum route_xdp { ROUTE_XDP_NONE, ROUTE_XDP_REDIRECT, ROUTE_XDP_TX };
+
+/* An interface that is attached to, by its index. */
+struct device {
+	__u32 tc;	  /* enum attachment */
+	__u32 xdp;	  /* enum attachment */
+	__u32 xdp_tx;	  /* XDP_TX works there; else a redirect to itself */
+	__u32 made_clsact; /* the qdisc is ours */
+};
+
+enum attachment { ATTACH_AUTO, ATTACH_NONE, ATTACH_TCX, ATTACH_CLSACT, ATTACH_XDP_NATIVE, ATTACH_XDP_GENERIC };
+
+/* What Go sets while programs run. */
+struct settings {
+	__u32 tcp_timeout[16]; /* jiffies, by state */
+	__u32 udp_timeout;
+	__u32 icmp_burst;  /* ICMP messages at once, for each CPU */
+	__u32 icmp_every;  /* jiffies for one more */
+	__u32 sweep_every; /* nanoseconds between two slices of the sweep */
+	__u32 sweep_slice; /* segments a slice */
+	__u32 now;	   /* jiffies, in tests only */
+};

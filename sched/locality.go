@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sched
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"lvs"
+)
+
+// How long lblc and lblcr remember a destination address. The kernel looks for old ones once a minute or every half
+// hour; here it is once a minute.
+const (
+	LocalityLimit    = 16 << 10        // addresses, above which those that are idle go early
+	LocalityIdle     = 6 * time.Minute // what idle means then
+	LocalityLifetime = 24 * time.Hour  // an address unused for so long is forgotten; a set unchanged for so long shrinks
+)
+
+// locality keeps a destination address on the same server, or set of servers: lblc and lblcr.
+type locality struct {
+	replicate bool // lblcr
+	places    map[netip.Addr]*place
+	swept     time.Duration
+}
+
+// place is where an address is served.
+type place struct {
+	servers  []lvs.ServerID // lblcr: the newest member first
+	used     time.Duration
+	modified time.Duration
+}
+
+func newLocality(replicate bool) *locality {
+	return &locality{replicate: replicate, places: map[netip.Addr]*place{}}
+}
+
+// Changed moves nothing: servers are remembered by name, and one that comes back is the one it was.
+func (*locality) Changed(_, _ []Server) {}
+
+func (l *locality) Pick(servers []Server, r Request) int {
+	l.sweep(r.Now)
+	address := r.Virtual.Addr()
+	p := l.places[address]
+	if p != nil {
+		p.used = r.Now
+		i := l.known(servers, p, r.Now)
+		if i >= 0 && !crowded(servers, i) {
+			return i
+		}
+	}
+	i := byLoad["wlc"](servers, r)
+	if i < 0 {
+		return -1
+	}
+	id := servers[i].ID
+	switch {
+	case p == nil:
+		l.places[address] = &place{servers: []lvs.ServerID{id}, used: r.Now, modified: r.Now}
+	case !l.replicate:
+		p.servers[0] = id
+	case !slices.Contains(p.servers, id):
+		p.servers = slices.Insert(p.servers, 0, id)
+		p.modified = r.Now
+	}
+	return i
+}
+
+// known is the server for an address that has a place already, or -1 if none of its servers can take more. lblc stays
+// with its server even at the threshold.
+func (l *locality) known(servers []Server, p *place, now time.Duration) int {
+	members := make([]int, 0, len(p.servers))
+	for _, id := range p.servers {
+		i := slices.IndexFunc(servers, func(s Server) bool { return s.ID == id })
+		if i >= 0 && servers[i].Weight > 0 {
+			members = append(members, i)
+		}
+	}
+	least, most := -1, -1
+	for _, i := range members {
+		if (!l.replicate || !servers[i].Overloaded) && (least < 0 || lessLoaded(&servers[i], &servers[least])) {
+			least = i
+		}
+		if most < 0 || lessLoaded(&servers[most], &servers[i]) {
+			most = i
+		}
+	}
+	if len(p.servers) > 1 && now > p.modified+LocalityLifetime && most >= 0 {
+		p.servers = slices.DeleteFunc(p.servers, func(id lvs.ServerID) bool { return id == servers[most].ID })
+		p.modified = now
+	}
+	return least
+}
+
+// crowded says that a server has more open connections than weight while another has less than half of its own.
+func crowded(servers []Server, i int) bool {
+	return int64(servers[i].Active) > int64(servers[i].Weight) && slices.ContainsFunc(servers, func(s Server) bool {
+		return int64(s.Active)*2 < int64(s.Weight)
+	})
+}
+
+func (l *locality) sweep(now time.Duration) {
+	if now < l.swept+time.Minute {
+		return
+	}
+	l.swept = now
+	life := LocalityLifetime
+	if len(l.places) > LocalityLimit {
+		life = LocalityIdle
+	}
+	for a, p := range l.places {
+		if now >= p.used+life {
+			delete(l.places, a)
+		}
+	}
+}
