@@ -209,3 +209,16 @@ func TestRestoreShowsThePending(t *testing.T) {
 		"err|No such service")
 	sh.expect("ipvsadm -Sn", "exit 0")
 }
+
+// TestManual checks that the manual page has every option.
+func TestManual(t *testing.T) {
+	page := mustRead(t, "ipvsadm.8")
+	for _, o := range options {
+		if !strings.Contains(page, "Fl -"+o.long+" ") && !strings.Contains(page, "Fl -"+o.long+"\n") {
+			t.Errorf("--%s is not in the manual page", o.long)
+		}
+		if o.short != 0 && !strings.Contains(page, ".It Fl "+string(o.short)) && !strings.Contains(page, " Fl "+string(o.short)+" ,") {
+			t.Errorf("-%c is not in the manual page", o.short)
+		}
+	}
+}
