@@ -35,15 +35,19 @@ func (c *ServerConfig) check(s *Service, id ServerID) error {
 	return nil
 }
 
-var (
-	thisNetwork = netip.MustParsePrefix("0.0.0.0/8")
-	broadcast   = netip.AddrFrom4([4]byte{255, 255, 255, 255})
-)
+var broadcasts = []netip.Addr{
+	netip.AddrFrom4([4]byte{255, 255, 255, 255}),
+	netip.AddrFrom4([4]byte{127, 255, 255, 255}),
+}
 
-// canServe tells whether a server may have the address, as inet_addr_type and ipv6_addr_type of the kernel see it.
+// canServe tells whether a server may have the address, as inet_addr_type and ipv6_addr_type of the kernel see
+// it. The broadcast addresses of interfaces other than lo are not known here.
 func canServe(a netip.Addr) bool {
-	if a.Is4() {
-		return !a.IsMulticast() && !thisNetwork.Contains(a) && a != broadcast
+	if a.IsUnspecified() || a.IsMulticast() {
+		return false
 	}
-	return !a.IsUnspecified() && !a.IsMulticast() && !a.IsLinkLocalUnicast() && !a.Is4In6()
+	if a.Is4() {
+		return !slices.Contains(broadcasts, a)
+	}
+	return !a.IsLinkLocalUnicast() && !a.Is4In6()
 }

@@ -1,22 +1,23 @@
 package lvs
 
-import (
-	"errors"
-	"slices"
+import "slices"
+
+// Error is why a table refuses a change, in the words that ipvsadm prints. Such a change has changed nothing.
+type Error string
+
+// The reasons of a refusal, with the commands that they are for where there are two of a kind.
+const (
+	ErrServiceExists Error = "Service already exists"
+	ErrNoService     Error = "No such service"     // -D -E -Z -L
+	ErrNotDefined    Error = "Service not defined" // -a -e -d
+	ErrServerExists  Error = "Destination already exists"
+	ErrNoServer      Error = "No such destination"
+	ErrNoScheduler   Error = "Scheduler or persistence engine not found"
+	ErrRange         Error = "Numerical result out of range" // thresholds
+	ErrInvalid       Error = "Invalid operation.  Possibly wrong module version, address not unicast, ..."
 )
 
-// The errors of a change, with the texts that ipvsadm prints for them. A change that ends in an error has
-// changed nothing.
-var (
-	ErrServiceExists = errors.New("Service already exists")
-	ErrNoService     = errors.New("No such service")     // -D -E -Z -L
-	ErrNotDefined    = errors.New("Service not defined") // -a -e -d
-	ErrServerExists  = errors.New("Destination already exists")
-	ErrNoServer      = errors.New("No such destination")
-	ErrNoScheduler   = errors.New("Scheduler or persistence engine not found")
-	ErrRange         = errors.New("Numerical result out of range") // thresholds
-	ErrInvalid       = errors.New("Invalid operation.  Possibly wrong module version, address not unicast, ...")
-)
+func (e Error) Error() string { return string(e) }
 
 // Server is a real server of a service: name, configuration, and what it carries.
 type Server struct {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package dataplane is the Go face of the eBPF program.
+// Package dataplane is the Go face of the eBPF program: it loads and attaches it, writes the table of services into
+// its maps, and reads connections and counters back. The kernel half is complete by itself; whoever opens it here
+// changes it under a lock and goes.
+//
+// It is the only package that knows maps. C owns their layouts (bpf/types.h); Go has them from BTF.
 package dataplane
 
-import (
-	_ "github.com/cilium/ebpf"
-	_ "github.com/vishvananda/netlink"
-	_ "github.com/vishvananda/netns"
-)
+//go:generate go tool -modfile=../tools/go.mod bpf2go -go-package dataplane -target bpfel -output-stem director -cflags "-O2 -g -Wall -Wextra -Werror -Wno-unused-parameter -mcpu=v3 -I/usr/include/x86_64-linux-gnu" -type seat -type counts -type conn -type attachment -type scheduler -type reason -type slot_use bpf bpf/director.bpf.c

@@ -66,7 +66,8 @@ type session struct {
 	program  string
 	out      *bufio.Writer
 	names    *names
-	director lvs.Director
+	director lvs.Director // once it is open
+	mode     Mode
 	pending  *lvs.Table // what a restore has made of the table so far
 }
 
@@ -137,7 +138,7 @@ func (s *session) line(argv []string) error {
 	case verbStartDaemon:
 		return s.startDaemon(or(c.device, "eth0"))
 	case verbStopDaemon:
-		return errors.New("No daemon is running")
+		return &stop{code: exitError, text: "No daemon is running"}
 	}
 	return s.change(c.change)
 }
@@ -182,15 +183,16 @@ func (c *command) change(t *lvs.Table) error {
 	return nil
 }
 
+// startDaemon refuses to synchronize connections, which is not done here.
 func (s *session) startDaemon(device string) error {
 	if !s.env.Device(device) {
-		return errors.New("No such device")
+		return &stop{code: exitError, text: "No such device"}
 	}
-	return errors.New("Connection synchronization is not supported")
+	return &stop{code: exitError, text: "Connection synchronization is not supported"}
 }
 
 func (s *session) open(m Mode) (lvs.Director, error) {
-	if s.director != nil {
+	if s.director != nil && m <= s.mode {
 		return s.director, nil
 	}
 	d, err := s.env.Open(m)
@@ -201,6 +203,6 @@ func (s *session) open(m Mode) (lvs.Director, error) {
 	case err != nil:
 		return nil, refuse("Can't initialize ipvs: %v", err)
 	}
-	s.director = d
+	s.director, s.mode = d, m
 	return d, nil
 }

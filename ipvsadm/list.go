@@ -230,14 +230,14 @@ func abbreviate(v uint64) string {
 	return fmt.Sprintf("%8dT", v/1e12)
 }
 
-// conns writes the header of the connection table and then connections, line by line.
+// connsTitle writes what stands above connections.
 func (p *printer) connsTitle() {
-	fmt.Fprintln(p.w, "IPVS connection entries")
+	engine := ""
 	if p.given&optPersistentConn != 0 {
-		fmt.Fprintln(p.w, "pro expire state       source             virtual            destination        pe name          pe_data")
-	} else {
-		fmt.Fprintln(p.w, "pro expire state       source             virtual            destination")
+		engine = "        pe name          pe_data"
 	}
+	fmt.Fprintln(p.w, "IPVS connection entries")
+	fmt.Fprintln(p.w, "pro expire state       source             virtual            destination"+engine)
 }
 
 func (p *printer) conn(c lvs.Conn) {

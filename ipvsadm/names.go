@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -79,7 +80,7 @@ func (n *names) port(s string, p lvs.Protocol) (uint16, bool) {
 	}
 	proto := strings.ToLower(p.String())
 	for _, l := range n.serviceLines() {
-		if l.proto == proto && contains(l.names, s) {
+		if l.proto == proto && slices.Contains(l.names, s) {
 			return l.port, true
 		}
 	}
@@ -94,8 +95,9 @@ func (n *names) host4(s string) (netip.Addr, bool) {
 	if strings.Trim(s, "0123456789.") == "" {
 		return netip.Addr{}, false // looks like an address, so is not asked for
 	}
+	called := func(name string) bool { return strings.EqualFold(name, s) }
 	for _, l := range n.hostLines() {
-		if addr := inIPv4(l.addr); addr.IsValid() && contains(l.names, s, strings.EqualFold) {
+		if addr := inIPv4(l.addr); addr.IsValid() && slices.ContainsFunc(l.names, called) {
 			return addr, true
 		}
 	}
@@ -196,14 +198,4 @@ func (n *names) lines(file string) func(func([]string) bool) {
 			}
 		}
 	}
-}
-
-// contains tells whether one of the names is s.
-func contains(names []string, s string, same ...func(a, b string) bool) bool {
-	for _, name := range names {
-		if name == s || len(same) > 0 && same[0](name, s) {
-			return true
-		}
-	}
-	return false
 }

@@ -31,6 +31,8 @@ func leadingNumber(s string) int32 {
 	return int32(n)
 }
 
+const maxTimeout = 31 * 86400 // seconds
+
 func parseTimeout(s string, least int64) (uint32, error) {
 	n, ok := parseNumber(s)
 	if !ok || n < least || n > maxTimeout {

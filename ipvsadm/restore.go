@@ -80,7 +80,7 @@ func commandLines(input, program string) [][]string {
 	var lines [][]string
 	for line := range strings.Lines(input) {
 		argv := []string{program}
-		for word := range strings.FieldsFuncSeq(line, func(r rune) bool { return strings.ContainsRune(" \t\n\r", r) }) {
+		for word := range strings.FieldsFuncSeq(line, isBlank) {
 			if word != "ipvsadm" {
 				argv = append(argv, word)
 			}
@@ -91,3 +91,5 @@ func commandLines(input, program string) [][]string {
 	}
 	return lines
 }
+
+func isBlank(r rune) bool { return r == ' ' || r == '\t' || r == '\n' || r == '\r' }

@@ -10,7 +10,8 @@ import (
 
 var protocolOptions = map[lvs.Protocol]string{lvs.TCP: "-t", lvs.UDP: "-u", lvs.SCTP: "--sctp-service"}
 
-var forwardOptions = [...]string{lvs.Route: "-g", lvs.Tunnel: "-i", lvs.Masq: "-m", lvs.Local: "-g", lvs.FullNAT: "--fullnat"}
+var forwardOptions = [...]string{lvs.Route: "-g", lvs.Tunnel: "-i", lvs.Masq: "-m", lvs.Local: "-g",
+	lvs.FullNAT: "--fullnat"}
 
 var checksumOptions = [...]string{lvs.NoChecksum: "--tun-nocsum", lvs.FullChecksum: "--tun-csum",
 	lvs.RemoteChecksum: "--tun-remcsum"}

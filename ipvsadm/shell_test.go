@@ -44,30 +44,29 @@ func (sh *shell) command(text string, in io.Reader, out, errs io.Writer) int {
 	var argv []string
 	words := shellWords(text)
 	for i := 0; i < len(words); i++ {
-		operator := strings.TrimLeft(words[i], "<>")
-		if operator == words[i] {
-			if !strings.Contains(words[i], "=") || len(argv) > 0 {
-				argv = append(argv, words[i]) // else a variable, like LC_ALL=C
+		word := words[i]
+		redirects := strings.HasPrefix(word, "<") || strings.HasPrefix(word, ">")
+		switch {
+		case redirects:
+			name := word[1:]
+			if name == "" {
+				i++
+				name = words[i]
 			}
-			continue
-		}
-		name := operator
-		if name == "" {
-			i++
-			name = words[i]
-		}
-		if words[i][0] == '>' || strings.HasPrefix(words[i], ">") || i > 0 && words[i-1] == ">" {
-			out = sh.create(name)
-		} else {
-			in = sh.read(name)
+			if word[0] == '<' {
+				in = sh.read(name)
+			} else {
+				out = sh.create(name)
+			}
+		case len(argv) > 0 || !strings.Contains(word, "="): // else a variable, like LC_ALL=C
+			argv = append(argv, word)
 		}
 	}
 	switch argv[0] {
 	case "ipvsadm", "ipvsadm-save", "ipvsadm-restore":
 		return Run(sh.env(in, out, errs), argv)
 	case "printf":
-		format := argv[len(argv)-1]
-		io.WriteString(out, strings.ReplaceAll(format, `\n`, "\n"))
+		io.WriteString(out, strings.NewReplacer(`\n`, "\n", `\r`, "\r", `\t`, "\t").Replace(argv[len(argv)-1]))
 	case "cat":
 		for _, name := range argv[1:] {
 			io.Copy(out, sh.read(name))

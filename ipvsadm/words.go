@@ -53,7 +53,7 @@ func (w *words) option() (*option, string, error) {
 			w.bundle = word[1:]
 		}
 	}
-	o := findOption(func(o *option) bool { return o.short == w.bundle[0] })
+	o := findOption(func(o *option) bool { return o.short == w.bundle[0] && o.short != 0 })
 	if o == nil {
 		return nil, "", w.wrong("unknown option")
 	}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command director is the Linux Virtual Server in one binary.
+// Command director is the Linux Virtual Server in one binary. Under the names ipvsadm, ipvsadm-save and
+// ipvsadm-restore it is those.
 package main
 
 import (
@@ -8,22 +9,58 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"lvs"
+	"lvs/dataplane"
+	"lvs/ipvsadm"
 )
 
 type verbs struct {
-	Lab labVerb `cmd:"" help:"Networks out of namespaces that show the director at work."`
+	Attach attachVerb `cmd:"" help:"Attach to network interfaces."`
+	Detach detachVerb `cmd:"" help:"Take the programs off network interfaces."`
+	Status statusVerb `cmd:"" help:"What is attached, how full the tables are, and what was not forwarded."`
+	Unload unloadVerb `cmd:"" help:"Detach from everything, and forget all services and connections."`
+	Lab    labVerb    `cmd:"" help:"Networks out of namespaces that show the director at work."`
 }
 
 func main() {
+	if strings.HasPrefix(filepath.Base(os.Args[0]), "ipvsadm") {
+		os.Exit(ipvsadm.Run(ipvsadm.System(openDirector), os.Args))
+	}
 	// SIGPIPE too: a closed pipe must not end a lab before it is taken away.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	defer stop()
-	verb := kong.Parse(&verbs{}, kong.Name("director"), kong.UsageOnError(), kong.BindTo(ctx, (*context.Context)(nil)))
+	os.Args = spellOut(os.Args)
+	verb := kong.Parse(&verbs{}, kong.Name("director"), kong.UsageOnError(),
+		kong.Description("The Linux Virtual Server. Services and servers are managed with ipvsadm, which is a link to this program."),
+		kong.Vars{
+			"conns":    strconv.Itoa(dataplane.DefaultSizes.Conns),
+			"services": strconv.Itoa(dataplane.DefaultSizes.Services),
+			"servers":  strconv.Itoa(dataplane.DefaultSizes.Servers),
+		},
+		kong.BindTo(ctx, (*context.Context)(nil)))
 	if err := verb.Run(); err != nil {
 		fmt.Fprintf(os.Stderr, "director: %v\n", err)
 		os.Exit(1)
 	}
 }
+
+// spellOut gives an --xdp of attach that has no value the value that it means.
+func spellOut(args []string) []string {
+	if len(args) > 1 && args[1] == "attach" {
+		for i, a := range args {
+			if a == "--xdp" {
+				args[i] = "--xdp=" + string(dataplane.XDPNative)
+			}
+		}
+	}
+	return args
+}
+
+func openDirector(ipvsadm.Mode) (lvs.Director, error) { return dataplane.Open(dataplane.DefaultSizes) }

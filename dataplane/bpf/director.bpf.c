@@ -38,7 +38,7 @@ static __always_inline int refuse(struct packet *p, struct flow *f, const struct
 static __always_inline int leave_unparsed(struct packet *p, struct flow *f, enum parsed what)
 {
 	__u32 zero = 0;
-	struct ours *o = bpf_map_lookup_elem(&ours, &zero);
+	struct address_bits *o = bpf_map_lookup_elem(&ours, &zero);
 
 	if (what == PARSED_OTHER || !o || !ours_has(o->virtual, f->dst))
 		return packet_pass(p);

@@ -14,7 +14,7 @@ struct icmp_head {
 enum { QUOTE = 512 };
 
 struct quote {
-	__u8 bytes[QUOTE];
+	__u8 bytes[QUOTE + 4]; /* zeros fill up the last four */
 };
 MAP(quotes, PERCPU_ARRAY, 1, 0, __u32, struct quote);
 
@@ -52,10 +52,7 @@ static __always_inline int icmp_quote_sum(struct packet *p, struct flow *f, __u3
 
 	if (!q || length < 1 || length > QUOTE)
 		return -1;
-	if (length > QUOTE - 4)
-		length = QUOTE;
-	else
-		*(__u32 *)&q->bytes[length & (QUOTE - 1)] = 0; /* fills up the last four bytes */
+	__builtin_memset(&q->bytes[length], 0, 4);
 	if (bpf_skb_load_bytes(SKB(p), f->network, q->bytes, length))
 		return -1;
 	__u32 end = (length + 3) & ~3u;

@@ -42,11 +42,11 @@ struct {
 /* A bit for every address that may be one of ours: VIPs in the first half, servers whose answers are rewritten in
  * the second. Lets packets for nothing of ours pass before the connection table is asked. */
 enum { OURS_BITS = 1 << 15, OURS_WORDS = OURS_BITS / 64 };
-struct ours {
+struct address_bits {
 	__u64 virtual[OURS_WORDS];
 	__u64 server[OURS_WORDS];
 };
-MAP(ours, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct ours);
+MAP(ours, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct address_bits);
 
 /* The connection table. */
 MAP(conns, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct segment);
@@ -55,7 +55,7 @@ MAP(guards, ARRAY, 1, 0, __u32, struct guard);
 /* What packets change. */
 MAP(loads, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct load);
 MAP(counters, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct counter); /* server's slot x cpus + CPU */
-MAP(reasons, PERCPU_ARRAY, REASONS, 0, __u32, __u64);
+MAP(reasons, PERCPU_ARRAY, REASONS, 0, enum reason, __u64);
 MAP(routes, ARRAY, 1, 0, __u32, struct route); /* CPU x ROUTES + hash of the address */
 enum { ROUTES = 1024 };
 
@@ -85,7 +85,7 @@ const volatile __u32 hz = 250;	      /* jiffies a second */
 const volatile bool test_clock = false;
 
 /* Go sets these while programs run. */
-struct settings settings SEC(".data.settings");
+struct setting settings SEC(".data.settings");
 
 /* TCP transitions: [direction][event][state], from Go's table of them. */
 enum direction { DIRECTION_INPUT, DIRECTION_OUTPUT, DIRECTION_INPUT_ONLY, DIRECTIONS };
@@ -104,8 +104,7 @@ static __always_inline __u32 now(void)
 
 static __always_inline void count_reason(enum reason why)
 {
-	__u32 i = why;
-	__u64 *n = bpf_map_lookup_elem(&reasons, &i);
+	__u64 *n = bpf_map_lookup_elem(&reasons, &why);
 	if (n)
 		(*n)++;
 }

@@ -9,18 +9,15 @@
 
 enum { SERVERS_A_SERVICE = 4096, CURSOR_TRIES = 32 };
 
-/* A walk over a list. Lives on the stack; lists and seats are read through the map each time. */
+/* A walk over a list, on the stack of whoever picks. */
 struct walk {
 	void *list;
 	__u32 seats;
 	__u32 chosen;	/* server's slot; 0 is none */
-	__u32 position; /* the seat last looked at */
-	__u32 from;	/* where the walk began */
-	__u32 stop;
-	__s32 current; /* wrr: the current weight */
-	__s32 step, top;
-	__s32 below; /* wrr: the highest usable weight under the current one, since the head of the list */
-	bool last_pass, restarted, whole, weighted;
+	__u32 position; /* the seat last looked at; 0 is the head */
+	__s32 current;	/* wrr: the weight that a server needs in this pass */
+	__s32 highest;	/* wrr: of the usable weights */
+	__u32 weighted;
 	__u64 load;  /* lc, wlc: of the chosen one */
 	__s64 weight;
 };
@@ -55,41 +52,53 @@ static long rr_step(__u32 n, struct walk *w)
 	return 1;
 }
 
-static long wrr_step(__u32 n, struct walk *w)
+/* The next server of the pass. */
+static long pass_step(__u32 n, struct walk *w)
 {
-	if (w->position < w->seats) {
-		w->position++;
-		struct seat *s = seat_at(w->list, w->position);
-		if (!s)
-			return 1;
-		if (!overloaded(s->server)) {
-			if (s->weight >= w->current) {
-				w->chosen = s->server;
-				return 1;
-			}
-			if (s->weight > w->below)
-				w->below = s->weight;
-		}
-		return w->position == w->stop;
-	}
-	/* the end of the list: the next pass, with a lower weight */
-	w->position = 0;
-	w->current -= w->step;
-	if (w->current <= 0) {
-		w->current = w->top;
-		if (w->last_pass || !w->from)
-			return 1;
-		w->restarted = true;
-	} else if (w->whole && w->below < w->current) {
-		/* passes that nobody would meet: straight to the one for the highest usable weight */
-		w->current = w->below >= w->step ? w->below - w->step + 1 : 1;
-	}
-	w->whole = true;
-	w->below = 0;
-	w->last_pass = w->current <= w->step;
-	if (w->last_pass && w->restarted && w->from)
-		w->stop = w->from;
+	struct seat *s = seat_at(w->list, w->position + 1);
+
+	if (!s || w->position >= w->seats)
+		return 1;
+	w->position++;
+	if (s->weight < w->current || overloaded(s->server))
+		return 0;
+	w->chosen = s->server;
+	return 1;
+}
+
+static long highest_step(__u32 n, struct walk *w)
+{
+	struct seat *s = seat_at(w->list, n + 1);
+
+	if (!s)
+		return 1;
+	if (s->weight > w->highest && !overloaded(s->server))
+		w->highest = s->weight;
 	return 0;
+}
+
+/* The rest of this pass; then the next pass in which anybody has a turn. */
+static __always_inline void wrr_walk(struct walk *w, __s32 top, __s32 step)
+{
+	__u32 from = w->position;
+
+	bpf_loop(w->seats, pass_step, w, 0);
+	if (w->chosen)
+		return;
+	w->highest = 0;
+	bpf_loop(w->seats, highest_step, w, 0);
+	if (step <= 0 || !w->highest) {
+		bool restart = !from || w->current > step;
+		w->position = restart ? 0 : from;
+		w->current = restart ? top : w->current;
+		return;
+	}
+	w->current = w->current > step ? w->current - step : top;
+	__s32 meets = w->highest - (__s32)((__u32)(w->highest - 1) % (__u32)step);
+	if (w->current > meets)
+		w->current = meets;
+	w->position = 0;
+	bpf_loop(w->seats, pass_step, w, 0);
 }
 
 /* One try to take a turn: the place in the list is one word, moved on by whoever gets there first. */
@@ -101,18 +110,14 @@ static long turn_once(__u32 n, struct walk *w)
 		return 1;
 	__u64 cursor = READ_ONCE(head->cursor);
 	w->chosen = 0;
-	w->position = w->from = (__u32)cursor <= w->seats ? (__u32)cursor : 0;
+	w->position = (__u32)cursor <= w->seats ? (__u32)cursor : 0;
 	w->current = cursor >> 32;
-	if (w->weighted) {
-		w->stop = -1;
-		w->below = 0;
-		w->last_pass = w->restarted = w->whole = false;
-		bpf_loop(4 * (w->seats + 1) + 4, wrr_step, w, 0);
-	} else {
+	if (w->weighted)
+		wrr_walk(w, head->weight, head->step);
+	else
 		bpf_loop(w->seats, rr_step, w, 0);
-		if (!w->chosen)
-			return 1;
-	}
+	if (!w->weighted && !w->chosen)
+		return 1;
 	__u64 next = w->position | (__u64)(__u32)w->current << 32;
 	return next == cursor || __sync_val_compare_and_swap(&head->cursor, cursor, next) == cursor;
 }
@@ -164,13 +169,11 @@ __noinline __u32 pick_server(__u32 service, __u32 scheduler)
 	if (!head || !head->server || head->server > SERVERS_A_SERVICE)
 		return 0;
 	w.seats = head->server;
-	w.step = head->step;
-	w.top = head->weight;
 	switch (scheduler) {
 	case SCHEDULER_RR:
 		return pick_in_turn(&w, false);
 	case SCHEDULER_WRR:
-		return w.top > 0 ? pick_in_turn(&w, true) : 0;
+		return head->weight > 0 ? pick_in_turn(&w, true) : 0;
 	case SCHEDULER_LC:
 		return pick_least(&w, false);
 	case SCHEDULER_WLC:

@@ -201,7 +201,7 @@ static __always_inline void decide_output(struct decision *d, struct flow *f)
 static __always_inline void decide(struct decision *d, struct flow *f)
 {
 	__u32 zero = 0;
-	struct ours *o = bpf_map_lookup_elem(&ours, &zero);
+	struct address_bits *o = bpf_map_lookup_elem(&ours, &zero);
 
 	__builtin_memset(d, 0, sizeof(*d));
 	if (!o)

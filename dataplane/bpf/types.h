@@ -28,6 +28,7 @@ enum scheduler {
 	SCHEDULER_SED,
 	SCHEDULER_NQ,
 	SCHEDULER_TWOS,
+	SCHEDULER_NONE, /* refuses every connection */
 };
 
 /* Why a packet that belongs to a service or to a connection of ours was not forwarded. */
@@ -70,8 +71,8 @@ enum slot_use { SLOT_FREE, SLOT_LIVE, SLOT_REMOVED };
 
 struct service {
 	struct service_key key;
-	__u32 use;	 /* enum slot_use */
-	__u32 scheduler; /* enum scheduler */
+	enum slot_use use;
+	enum scheduler scheduler;
 	__u32 scheduler_flags;
 	__u32 persistent; /* seconds */
 	__u32 netmask;
@@ -201,18 +202,18 @@ enum route_how { ROUTE_NONE, ROUTE_LINK, ROUTE_LOCAL };
 /* What XDP can do with the interface: nothing, redirect to it, and also XDP_TX. */
 enum route_xdp { ROUTE_XDP_NONE, ROUTE_XDP_REDIRECT, ROUTE_XDP_TX };
 
+enum attachment { ATTACH_AUTO, ATTACH_NONE, ATTACH_TCX, ATTACH_CLSACT, ATTACH_XDP_NATIVE, ATTACH_XDP_GENERIC };
+
 /* An interface that is attached to, by its index. */
 struct device {
-	__u32 tc;	  /* enum attachment */
-	__u32 xdp;	  /* enum attachment */
-	__u32 xdp_tx;	  /* XDP_TX works there; else a redirect to itself */
+	enum attachment tc;
+	enum attachment xdp;
+	__u32 xdp_tx;	   /* XDP_TX works there; else a redirect to itself */
 	__u32 made_clsact; /* the qdisc is ours */
 };
 
-enum attachment { ATTACH_AUTO, ATTACH_NONE, ATTACH_TCX, ATTACH_CLSACT, ATTACH_XDP_NATIVE, ATTACH_XDP_GENERIC };
-
 /* What Go sets while programs run. */
-struct settings {
+struct setting {
 	__u32 tcp_timeout[16]; /* jiffies, by state */
 	__u32 udp_timeout;
 	__u32 icmp_burst;  /* ICMP messages at once, for each CPU */
@@ -220,4 +221,5 @@ struct settings {
 	__u32 sweep_every; /* nanoseconds between two slices of the sweep */
 	__u32 sweep_slice; /* segments a slice */
 	__u32 now;	   /* jiffies, in tests only */
+	__u32 lo_forwarding; /* bits: forwarding was on for lo before us, for IPv4 and IPv6 */
 };

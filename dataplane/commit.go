@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"lvs"
+	"lvs/sched"
+)
+
+// ErrNoRoom says that a table is larger than the instance was loaded for.
+var ErrNoRoom = errors.New("no room (the sizes are set when the director is loaded: see `director attach --help`)")
+
+// record is what is to become of one service: the same layouts as in the maps, only with what an operator decides.
+type record struct {
+	service bpfService  // Use is SLOT_REMOVED if the service is to go; First is 1 if its counters are to start again
+	servers []bpfServer // newest first; Next is 1 if the server was configured anew
+}
+
+func (r *record) gone() bool   { return r.service.Use == bpfSlotUseSLOT_REMOVED }
+func (r *record) zeroed() bool { return r.service.First != 0 }
+
+// commit makes the maps say what the table says. Only what differs is touched. Every change is written down first, so
+// that the next command can finish it if this process is killed.
+func (in *instance) commit(t *lvs.Table) error {
+	records, err := in.diff(t)
+	if err != nil {
+		return err
+	}
+	if len(records) > 0 {
+		if err := in.room(t); err != nil {
+			return err
+		}
+		if err := in.writeJournal(records); err != nil {
+			return err
+		}
+		if err := in.apply(records, false); err != nil {
+			return err
+		}
+		if err := in.removeJournal(); err != nil {
+			return err
+		}
+	}
+	settings, err := in.settings()
+	if err != nil || settings.timeouts(in.hz) == t.Timeouts {
+		return err
+	}
+	settings.setTimeouts(t.Timeouts, in.hz)
+	return in.putSettings(settings)
+}
+
+// room checks the table against the sizes of the maps. Removed servers may take slots for a while yet.
+func (in *instance) room(t *lvs.Table) error {
+	servers := 0
+	for _, s := range t.Services() {
+		if len(s.Servers) > ServersPerService {
+			return fmt.Errorf("%v: %d servers, a service can have %d: %w", s.ServiceID, len(s.Servers), ServersPerService, ErrNoRoom)
+		}
+		servers += len(s.Servers)
+	}
+	if n := len(in.services) - 1; len(t.Services()) > n {
+		return fmt.Errorf("%d services, the table has room for %d: %w", len(t.Services()), n, ErrNoRoom)
+	}
+	if n := len(in.servers) - 1; servers > n {
+		return fmt.Errorf("%d servers, the table has room for %d: %w", servers, n, ErrNoRoom)
+	}
+	return nil
+}
+
+// diff gives the records of the services that differ from the maps.
+func (in *instance) diff(t *lvs.Table) ([]*record, error) {
+	slots := map[bpfServiceKey]*bpfService{}
+	for _, s := range in.live() {
+		slots[s.Key] = s
+	}
+	var records []*record
+	for _, v := range t.Services() {
+		r, err := newRecord(v)
+		if err != nil {
+			return nil, err
+		}
+		s := slots[r.service.Key]
+		delete(slots, r.service.Key)
+		if s == nil || r.zeroed() || configOf(s) != configOf(&r.service) || in.serversDiffer(s, r.servers) {
+			records = append(records, r)
+		}
+	}
+	for key := range slots {
+		records = append(records, &record{service: bpfService{Key: key, Use: bpfSlotUseSLOT_REMOVED}})
+	}
+	// what goes makes room for what comes
+	slices.SortStableFunc(records, func(a, b *record) int { return int(b.service.Use) - int(a.service.Use) })
+	return records, nil
+}
+
+func newRecord(v *lvs.Service) (*record, error) {
+	s, err := toService(v.ServiceID, v.ServiceConfig)
+	if err != nil {
+		return nil, err
+	}
+	if v.Zeroed {
+		s.First = 1
+	}
+	r := &record{s, make([]bpfServer, len(v.Servers))}
+	for i, d := range v.Servers {
+		r.servers[i] = toServer(d.ServerID, d.ServerConfig)
+		if d.Edited {
+			r.servers[i].Next = 1
+		}
+	}
+	return r, nil
+}
+
+func configOf(s *bpfService) bpfService {
+	c := *s
+	c.First, c.Added, c.Carried, c.Use = 0, 0, bpfCounts{}, 0
+	return c
+}
+
+func serverConfigOf(d *bpfServer) bpfServer {
+	c := *d
+	c.Service, c.Next, c.Removed, c.Zero, c.Use = 0, 0, 0, bpfCounts{}, 0
+	return c
+}
+
+func (in *instance) serversDiffer(s *bpfService, want []bpfServer) bool {
+	i := 0
+	for _, d := range in.members(s) {
+		if bpfSlotUse(d.Use) != bpfSlotUseSLOT_LIVE {
+			continue
+		}
+		if i >= len(want) || want[i].Next != 0 || serverConfigOf(d) != serverConfigOf(&want[i]) {
+			return true
+		}
+		i++
+	}
+	return i != len(want)
+}
+
+// apply carries records out. It may be called again for the same records after it was cut short anywhere: then (again)
+// it looks for a service's servers in all slots, not only in its chain, which may be half written.
+func (in *instance) apply(records []*record, again bool) error {
+	a := &applying{instance: in, again: again, nextService: 1, nextServer: 1, slots: map[bpfServiceKey]uint32{}}
+	for i := range in.services {
+		s := &in.services[i]
+		if s.Use != bpfSlotUseSLOT_FREE {
+			a.slots[s.Key] = uint32(i)
+			a.added = max(a.added, s.Added)
+		}
+	}
+	if err := a.openMaps(); err != nil {
+		return err
+	}
+	for _, r := range records {
+		if err := a.one(r); err != nil {
+			id, _ := fromService(&r.service)
+			return fmt.Errorf("%v: %w", id, err)
+		}
+	}
+	a.reclaim()
+	return nil
+}
+
+// applying is the state of one apply.
+type applying struct {
+	*instance
+	again                   bool
+	slots                   map[bpfServiceKey]uint32 // of services, removed ones too
+	added                   uint64
+	nextService, nextServer uint32 // where the search for a free slot goes on
+	keys, lists             *ebpf.Map
+	ours                    []bpfAddressBits
+	reclaimed               bool
+}
+
+func (a *applying) openMaps() (err error) {
+	if a.keys, err = a.m(bpfMapServiceSlots); err != nil {
+		return err
+	}
+	if a.lists, err = a.m(bpfMapLists); err != nil {
+		return err
+	}
+	a.ours, err = mapped[bpfAddressBits](a.instance, bpfMapOurs)
+	return err
+}
+
+func (a *applying) one(r *record) error {
+	slot := a.slots[r.service.Key]
+	if r.gone() {
+		return a.removeService(slot)
+	}
+	fresh := slot == 0 || a.services[slot].Use != bpfSlotUseSLOT_LIVE
+	if slot == 0 {
+		if slot = a.freeService(); slot == 0 {
+			return ErrNoRoom
+		}
+	}
+	s := &a.services[slot]
+	members := a.membersOf(slot)
+	before, oldScheduler := a.seated(members), s.Scheduler
+	a.writeService(slot, r, members, fresh)
+	order, err := a.writeServers(slot, r.servers, members)
+	if err != nil {
+		return err
+	}
+	markOurs(a.ours, s.Key.Addr, false)
+	if err := a.seat(slot, before, order, r.servers, fresh, oldScheduler != s.Scheduler); err != nil {
+		return err
+	}
+	a.chain(s, order, members)
+	if r.zeroed() {
+		a.zero(s)
+	}
+	if !fresh {
+		return nil
+	}
+	s.Use = bpfSlotUseSLOT_LIVE
+	a.slots[s.Key] = slot
+	return a.keys.Put(s.Key, slot)
+}
+
+// membersOf gives all servers' slots of a service, removed ones too.
+func (a *applying) membersOf(slot uint32) (slots []uint32) {
+	if !a.again {
+		for i := range a.members(&a.services[slot]) {
+			slots = append(slots, i)
+		}
+		return slots
+	}
+	for i := range a.servers {
+		if d := &a.servers[i]; bpfSlotUse(d.Use) != bpfSlotUseSLOT_FREE && d.Service == slot {
+			slots = append(slots, uint32(i))
+		}
+	}
+	return slots
+}
+
+func (a *applying) freeService() uint32 {
+	for ; int(a.nextService) < len(a.services); a.nextService++ {
+		if a.services[a.nextService].Use == bpfSlotUseSLOT_FREE {
+			a.nextService++
+			return a.nextService - 1
+		}
+	}
+	return 0
+}
+
+func (a *applying) freeServer() uint32 {
+	for ; int(a.nextServer) < len(a.servers); a.nextServer++ {
+		if bpfSlotUse(a.servers[a.nextServer].Use) == bpfSlotUseSLOT_FREE {
+			a.nextServer++
+			return a.nextServer - 1
+		}
+	}
+	return 0
+}
+
+func (a *applying) writeService(slot uint32, r *record, members []uint32, fresh bool) {
+	s, c := &a.services[slot], &r.service
+	if fresh {
+		a.added++
+		if s.Use == bpfSlotUseSLOT_FREE {
+			*s = bpfService{Key: c.Key}
+		}
+		s.Added = a.added
+		var sum lvs.Stats
+		for _, i := range members {
+			sum.Add(a.counted(i))
+		}
+		var none lvs.Stats
+		none.Sub(sum) // a service that is made again counts from zero
+		s.Carried = toCounts(none)
+	}
+	s.SchedulerFlags, s.Persistent, s.Netmask = c.SchedulerFlags, c.Persistent, c.Netmask
+	s.Engine, s.OnePacket, s.Scheduler = c.Engine, c.OnePacket, c.Scheduler
+}
+
+// writeServers writes the servers that are wanted into their slots, and gives the slots in order. A server that was
+// removed not long ago gets its slot again, with its counters and connections, as the kernel does it.
+func (a *applying) writeServers(slot uint32, want []bpfServer, members []uint32) (order []uint32, err error) {
+	type id struct {
+		addr [2]uint64
+		port uint16
+	}
+	known := map[id]uint32{}
+	for _, i := range members {
+		known[id{a.servers[i].Addr, a.servers[i].Port}] = i
+	}
+	for i := range want {
+		w := &want[i]
+		at := known[id{w.Addr, w.Port}]
+		if at == 0 {
+			if at = a.freeServer(); at == 0 {
+				return nil, ErrNoRoom
+			}
+			a.servers[at] = bpfServer{Addr: w.Addr, Port: w.Port, Service: slot}
+			a.clear(at)
+		}
+		a.writeServer(at, w)
+		order = append(order, at)
+	}
+	return order, nil
+}
+
+func (a *applying) writeServer(at uint32, w *bpfServer) {
+	d, l := &a.servers[at], &a.loads[at]
+	from, to := sched.Limits{Upper: d.Upper, Lower: d.Lower}, sched.Limits{Upper: w.Upper, Lower: w.Lower}
+	if from != to {
+		l.Overloaded = 0
+		if from.Edited(l.Overloaded != 0, to) {
+			l.Overloaded = 1
+		}
+	}
+	d.Upper, d.Lower, d.Weight, d.Forward = w.Upper, w.Lower, w.Weight, w.Forward
+	d.TunnelType, d.TunnelChecksum, d.TunnelPort = w.TunnelType, w.TunnelChecksum, w.TunnelPort
+	markOurs(a.ours, d.Addr, true)
+	d.Use = uint8(bpfSlotUseSLOT_LIVE)
+}
+
+// chain links a service's slots: the servers that it has in order, then those that were removed, which become so
+// now: no packet has been sent to them since the list was swapped.
+func (a *applying) chain(s *bpfService, order, members []uint32) {
+	all := slices.Clone(order)
+	for _, i := range members {
+		if slices.Contains(order, i) {
+			continue
+		}
+		if d := &a.servers[i]; bpfSlotUse(d.Use) == bpfSlotUseSLOT_LIVE {
+			d.Removed = bootSeconds()
+			d.Use = uint8(bpfSlotUseSLOT_REMOVED)
+		}
+		all = append(all, i)
+	}
+	a.link(s, all)
+}
+
+func (a *applying) link(s *bpfService, all []uint32) {
+	next := uint32(0)
+	for _, i := range slices.Backward(all) {
+		a.servers[i].Next = next
+		next = i
+	}
+	s.First = next
+}
+
+func (a *applying) removeService(slot uint32) error {
+	if slot == 0 {
+		return nil
+	}
+	s := &a.services[slot]
+	for _, remove := range []func() error{
+		func() error { return a.keys.Delete(s.Key) }, func() error { return a.lists.Delete(slot) },
+	} {
+		if err := remove(); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+	}
+	a.chain(s, nil, a.membersOf(slot))
+	s.Use = bpfSlotUseSLOT_REMOVED
+	return nil
+}
+
+// zero lets the counters of a service and its servers start again.
+func (a *applying) zero(s *bpfService) {
+	var sum lvs.Stats
+	for i, d := range a.members(s) {
+		counted := a.counted(i)
+		d.Zero = toCounts(counted)
+		sum.Add(counted)
+	}
+	var none lvs.Stats
+	none.Sub(sum)
+	s.Carried = toCounts(none)
+}
+
+func (a *applying) clear(server uint32) {
+	a.loads[server] = bpfLoad{}
+	for i := range a.counters[int(server)*a.cpus : (int(server)+1)*a.cpus] {
+		a.counters[int(server)*a.cpus+i] = bpfCounter{}
+	}
+}
+
+// graceSeconds is how long a removed server's slot is kept at least: packets that saw the old list are through by then.
+const graceSeconds = 2
+
+func bootSeconds() uint32 {
+	var ts unix.Timespec
+	unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
+	return uint32(ts.Sec)
+}
+
+// reclaim frees the slots of removed servers that no connection refers to any more, and of removed services without
+// such servers.
+func (a *applying) reclaim() {
+	now, freed := bootSeconds(), false
+	for i := range a.services {
+		s := &a.services[i]
+		if s.Use == bpfSlotUseSLOT_FREE {
+			continue
+		}
+		var kept []uint32
+		before := 0
+		for slot, d := range a.members(s) {
+			before++
+			l := &a.loads[slot]
+			idle := l.Active <= 0 && l.Inactive <= 0 && l.Persistent <= 0
+			if bpfSlotUse(d.Use) != bpfSlotUseSLOT_REMOVED || !idle || now-d.Removed < graceSeconds {
+				kept = append(kept, slot)
+				continue
+			}
+			sum := fromCounts(s.Carried)
+			sum.Add(a.counted(slot))
+			s.Carried = toCounts(sum)
+			a.clear(slot)
+			d.Use = uint8(bpfSlotUseSLOT_FREE)
+			freed = true
+		}
+		if len(kept) < before {
+			a.link(s, kept)
+		}
+		if len(kept) == 0 && s.Use == bpfSlotUseSLOT_REMOVED {
+			s.Use = bpfSlotUseSLOT_FREE
+			freed = true
+		}
+	}
+	if freed {
+		a.unmarkOurs()
+	}
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"net/netip"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"lvs"
+)
+
+const (
+	ownLive      = 1
+	lifeState    = 0xff
+	lifeForward  = 16
+	kindTemplate = 1
+)
+
+func (in *instance) size() int {
+	m, err := in.m(bpfMapConns)
+	if err != nil {
+		return 0
+	}
+	return int(m.MaxEntries()) * segmentLines * 3 / 4
+}
+
+// lines gives the connection table as the kernel has it; entries change while they are read.
+func (in *instance) lines() ([]bpfConn, error) {
+	segments, err := mapped[bpfSegment](in, bpfMapConns)
+	if err != nil {
+		return nil, err
+	}
+	return unsafe.Slice(&segments[0].Line[0], len(segments)*segmentLines), nil
+}
+
+// jiffies is the kernel's clock of connections, cut to 32 bits: it counts from five minutes before it overflows.
+func jiffies(hz uint32) uint32 {
+	var ts unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
+	ticks := uint64(ts.Nano()) * uint64(hz) / 1e9
+	return uint32(ticks) - 300*hz
+}
+
+// snapshot copies an entry, and says whether it is one that is not being written just now.
+func snapshot(line *bpfConn, into *bpfConn) bool {
+	own := atomic.LoadUint32(&line.Own)
+	if own&ownLive == 0 {
+		return false
+	}
+	*into = *line
+	return atomic.LoadUint32(&line.Own) == own
+}
+
+func (in *instance) conns(yield func(lvs.Conn, error) bool) {
+	lines, err := in.lines()
+	if err != nil {
+		yield(lvs.Conn{}, err)
+		return
+	}
+	now := jiffies(in.hz)
+	var e bpfConn
+	for i := range lines {
+		if !snapshot(&lines[i], &e) || int32(e.Expires-now) <= 0 || int(e.Server) >= len(in.servers) {
+			continue
+		}
+		if !yield(in.conn(&e, now), nil) {
+			return
+		}
+	}
+}
+
+func (in *instance) conn(e *bpfConn, now uint32) lvs.Conn {
+	server := serverID(&in.servers[e.Server])
+	return lvs.Conn{
+		Protocol: lvs.Protocol(e.Protocol),
+		State:    lvs.State(e.Life & lifeState),
+		Template: e.Kind == kindTemplate,
+		Client:   netip.AddrPortFrom(fromAddr(e.Client), fromPort(e.ClientPort)),
+		Virtual:  netip.AddrPortFrom(fromAddr(e.Virtual), fromPort(e.VirtualPort)),
+		Server:   netip.AddrPortFrom(server.Addr, server.Port),
+		Forward:  lvs.Forward(e.Life >> lifeForward),
+		Expires:  time.Duration(e.Expires-now) * time.Second / time.Duration(in.hz),
+	}
+}
+
+// filled counts the live entries and those whose lines are not free yet.
+func (in *instance) filled() (live int, err error) {
+	lines, err := in.lines()
+	if err != nil {
+		return 0, err
+	}
+	for i := range lines {
+		if atomic.LoadUint32(&lines[i].Own)&ownLive != 0 {
+			live++
+		}
+	}
+	return live, nil
+}

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"lvs"
+)
+
+// Director is the instance of the calling thread's network namespace. Nothing is loaded before something is changed.
+// It keeps nothing open: each call opens what is pinned, under the instance's lock, and closes it.
+type Director struct {
+	place place
+	sizes Sizes
+}
+
+var _ lvs.Director = (*Director)(nil)
+
+// Open finds the place of the calling thread's network namespace; the Director goes on with that one, on any thread,
+// save for what attaches to interfaces. The sizes are for the case that this Director loads the instance.
+func Open(s Sizes) (*Director, error) {
+	p, err := findPlace()
+	if err != nil {
+		return nil, err
+	}
+	return &Director{p, s}, s.check()
+}
+
+// Update is as [lvs.Director] says. It loads the instance if there is none, and attaches it to interfaces that are
+// up and were not attached to before.
+func (d *Director) Update(change func(*lvs.Table) error) error {
+	in, err := d.loaded()
+	if err != nil {
+		return err
+	}
+	defer in.close()
+	if err := in.repair(); err != nil {
+		return err
+	}
+	t, err := in.table()
+	if err != nil {
+		return err
+	}
+	if err := change(t); err != nil {
+		return err
+	}
+	return in.commit(t)
+}
+
+// Table is as [lvs.Director] says. Where nothing is loaded the table is empty.
+func (d *Director) Table() (*lvs.Table, error) {
+	in, err := d.open(unix.LOCK_SH)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &lvs.Table{Timeouts: lvs.DefaultTimeouts}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { in.close() }()
+	if in.broken() {
+		// a change was cut short: it has to be finished before anybody may look
+		in.close()
+		if in, err = d.open(unix.LOCK_EX); err != nil {
+			return nil, err
+		}
+		if err := in.repair(); err != nil {
+			return nil, err
+		}
+	}
+	return in.table()
+}
+
+// Conns is as [lvs.Director] says.
+func (d *Director) Conns() iter.Seq2[lvs.Conn, error] {
+	return func(yield func(lvs.Conn, error) bool) {
+		in, err := d.open(unix.LOCK_SH)
+		if errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+		if err != nil {
+			yield(lvs.Conn{}, err)
+			return
+		}
+		defer in.close()
+		in.conns(yield)
+	}
+}
+
+// Size is as [lvs.Director] says: for a loaded instance its own size, else that which it would be loaded with.
+func (d *Director) Size() int {
+	in, err := d.open(unix.LOCK_SH)
+	if err != nil {
+		return d.sizes.Conns
+	}
+	defer in.close()
+	return in.size()
+}
+
+// Unload detaches everything and removes all that is pinned: services, connections, counters. It is no error if nothing
+// is loaded.
+func (d *Director) Unload() error {
+	in, err := d.open(unix.LOCK_EX)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer in.close()
+	if err := in.detach(nil); err != nil {
+		return err
+	}
+	if err := in.restoreForwarding(); err != nil {
+		return err
+	}
+	if err := removePins(d.place.path); err != nil {
+		return fmt.Errorf("remove %s: %w", d.place.path, err)
+	}
+	os.Remove(d.place.parent) // if it was the last one
+	return nil
+}
+
+// loaded opens the instance for changes, and loads it first if there is none.
+func (d *Director) loaded() (*instance, error) {
+	for {
+		in, err := d.open(unix.LOCK_EX)
+		if errors.Is(err, fs.ErrNotExist) {
+			if err = d.place.create(d.sizes); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := in.attachNew(); err != nil {
+			in.close()
+			return nil, err
+		}
+		return in, nil
+	}
+}
+
+// create loads the instance unless another process was faster.
+func (p place) create(s Sizes) error {
+	if err := os.Mkdir(p.parent, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	l, err := lockDir(p.parent, unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer l.release()
+	p.sweepDead()
+	if _, err := os.Stat(p.path); err == nil {
+		return nil
+	}
+	return p.load(s)
+}
+
+// instance is what is pinned for a namespace, open and locked.
+type instance struct {
+	dir    string
+	lock   lock
+	pinned map[string]*ebpf.Map
+	mapped [][]byte
+
+	services []bpfService
+	servers  []bpfServer
+	loads    []bpfLoad
+	counters []bpfCounter
+	cpus     int
+	hz       uint32
+}
+
+func (d *Director) open(how int) (*instance, error) {
+	l, err := lockDir(d.place.path, how)
+	if err != nil {
+		return nil, err
+	}
+	in := &instance{dir: d.place.path, lock: l, pinned: map[string]*ebpf.Map{}}
+	if err := in.open(); err != nil {
+		in.close()
+		return nil, fmt.Errorf("%s: %w (`director unload` removes a broken instance, with its connections)", in.dir, err)
+	}
+	return in, nil
+}
+
+func (in *instance) open() (err error) {
+	if in.hz, err = hertz(); err != nil {
+		return err
+	}
+	if in.services, err = mapped[bpfService](in, bpfMapServices); err != nil {
+		return err
+	}
+	if in.servers, err = mapped[bpfServer](in, bpfMapServers); err != nil {
+		return err
+	}
+	if in.loads, err = mapped[bpfLoad](in, bpfMapLoads); err != nil {
+		return err
+	}
+	if in.counters, err = mapped[bpfCounter](in, bpfMapCounters); err != nil {
+		return err
+	}
+	in.cpus = len(in.counters) / len(in.servers)
+	return nil
+}
+
+func (in *instance) close() {
+	for _, b := range in.mapped {
+		unix.Munmap(b)
+	}
+	for _, m := range in.pinned {
+		m.Close()
+	}
+	in.lock.release()
+	in.mapped, in.pinned = nil, nil
+}
+
+// m opens a pinned map.
+func (in *instance) m(name string) (*ebpf.Map, error) {
+	if m := in.pinned[name]; m != nil {
+		return m, nil
+	}
+	m, err := ebpf.LoadPinnedMap(filepath.Join(in.dir, name), nil)
+	if err != nil {
+		return nil, err
+	}
+	in.pinned[name] = m
+	return m, nil
+}
+
+// mapped gives the entries of a map as memory that is shared with the kernel.
+func mapped[T any](in *instance, name string) ([]T, error) {
+	m, err := in.m(name)
+	if err != nil {
+		return nil, err
+	}
+	var one T
+	if uint32(unsafe.Sizeof(one)) != m.ValueSize() {
+		return nil, fmt.Errorf("map %s has entries of %d bytes, this version has %d: it was loaded by another version", name, m.ValueSize(), unsafe.Sizeof(one))
+	}
+	n := int(m.MaxEntries())
+	b, err := unix.Mmap(m.FD(), 0, n*int(m.ValueSize()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map %s into memory: %w", name, err)
+	}
+	in.mapped = append(in.mapped, b)
+	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), n), nil
+}
+
+func (in *instance) settings() (s bpfSetting, err error) {
+	m, err := in.m(settingsPin)
+	if err == nil {
+		err = m.Lookup(uint32(0), &s)
+	}
+	return s, err
+}
+
+func (in *instance) putSettings(s bpfSetting) error {
+	m, err := in.m(settingsPin)
+	if err != nil {
+		return err
+	}
+	return m.Put(uint32(0), s)
+}

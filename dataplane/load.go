@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"lvs"
+)
+
+// Sizes are how much an instance has room for. They are set when it is loaded.
+type Sizes struct {
+	Conns    int // connections, at the fill of three quarters up to which none is refused
+	Services int
+	Servers  int
+}
+
+// DefaultSizes take about 125 MB of memory, and 8 MB for each CPU.
+var DefaultSizes = Sizes{Conns: 1 << 20, Services: 1 << 14, Servers: 1 << 17}
+
+// ServersPerService is how many servers a service may have.
+const ServersPerService = 4096
+
+const segmentLines = 256
+
+// segments is how many segments of the connection table hold that many connections at a fill of three quarters.
+func (s Sizes) segments() uint32 { return uint32((s.Conns*4/3 + segmentLines - 1) / segmentLines) }
+
+func (s Sizes) check() error {
+	switch {
+	case s.Conns < 64 || s.Conns > 1<<28:
+		return fmt.Errorf("room for %d connections: it can be 64 to %d", s.Conns, 1<<28)
+	case s.Services < 1 || s.Services > 1<<20:
+		return fmt.Errorf("room for %d services: it can be 1 to %d", s.Services, 1<<20)
+	case s.Servers < 1 || s.Servers > 1<<22:
+		return fmt.Errorf("room for %d servers: it can be 1 to %d", s.Servers, 1<<22)
+	}
+	return nil
+}
+
+// settingsPin is the pin of the map that C calls .data.settings; a bpffs has no dots.
+const settingsPin, settingsMap = "settings", ".data.settings"
+
+var programPins = map[string]string{"tc": bpfProgDirectorTc, "xdp": bpfProgDirectorXdp}
+
+// hertz is the kernel's tick rate, as the resolution of its coarse clock tells it.
+func hertz() (uint32, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &ts); err != nil || ts.Nsec == 0 {
+		return 0, fmt.Errorf("the kernel's tick rate: %w", err)
+	}
+	return uint32((1e9 + ts.Nsec/2) / ts.Nsec), nil
+}
+
+// spec gives the program with its sizes and constants set.
+func spec(s Sizes) (*ebpf.CollectionSpec, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	c, err := loadBpf()
+	if err != nil {
+		return nil, err
+	}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, err
+	}
+	hz, err := hertz()
+	if err != nil {
+		return nil, err
+	}
+	var seed [6]uint32
+	if err := binary.Read(rand.Reader, binary.NativeEndian, &seed); err != nil {
+		return nil, err
+	}
+	segments := s.segments()
+	for name, n := range map[string]uint32{
+		bpfMapConns: segments, bpfMapGuards: segments, bpfMapServices: uint32(s.Services) + 1, bpfMapLists: uint32(s.Services) + 1,
+		bpfMapServiceSlots: uint32(s.Services), bpfMapServers: uint32(s.Servers) + 1, bpfMapLoads: uint32(s.Servers) + 1,
+		bpfMapCounters: uint32((s.Servers + 1) * cpus), bpfMapRoutes: uint32(cpus * routesPerCPU),
+	} {
+		c.Maps[name].MaxEntries = n
+	}
+	for name, v := range map[string]any{
+		bpfVarSegments: segments, bpfVarSeed: seed, bpfVarCpus: uint32(cpus), bpfVarHz: hz,
+		bpfVarTcpNext: tcpNext(), bpfVarTcpActive: tcpActive(), bpfVarLoopback: uint32(1),
+	} {
+		if err := c.Variables[name].Set(v); err != nil {
+			return nil, fmt.Errorf("constant %s: %w", name, err)
+		}
+	}
+	return c, c.Variables[bpfVarSettings].Set(newSettings(hz, segments))
+}
+
+const routesPerCPU = 1024
+
+func tcpNext() (t [256]uint8) {
+	for dir := range lvs.Directions {
+		for event := range lvs.NoFlag {
+			for state := range lvs.TCPStates {
+				t[int(dir)*64+int(event)*16+int(state)] = uint8(state.Next(dir, event))
+			}
+		}
+	}
+	return t
+}
+
+func tcpActive() (bits uint32) {
+	for state, active := range lvs.TCPActive {
+		if active {
+			bits |= 1 << state
+		}
+	}
+	return bits
+}
+
+// newSettings are the settings of a fresh instance: the whole table is swept about once a second.
+func newSettings(hz, segments uint32) bpfSetting {
+	const slice = 64 // segments: some 40 µs of work when they are full
+	s := bpfSetting{IcmpBurst: 50, IcmpEvery: max(hz/1000, 1), SweepSlice: slice}
+	s.SweepEvery = uint32(1e9 / max(int(segments)/slice, 8))
+	s.setTimeouts(lvs.DefaultTimeouts, hz)
+	return s
+}
+
+func (s *bpfSetting) setTimeouts(t lvs.Timeouts, hz uint32) {
+	for state := range lvs.TCPStates {
+		s.TcpTimeout[state] = t.Of(lvs.TCP, state) * hz
+	}
+	s.UdpTimeout = t.Of(lvs.UDP, 0) * hz
+}
+
+func (s *bpfSetting) timeouts(hz uint32) lvs.Timeouts {
+	return lvs.Timeouts{TCP: s.TcpTimeout[lvs.TCPEstablished] / hz, TCPFin: s.TcpTimeout[lvs.TCPFinWait] / hz, UDP: s.UdpTimeout / hz}
+}
+
+// load makes the instance of a place, all or nothing: it is built beside and renamed.
+func (p place) load(s Sizes) error {
+	c, err := spec(s)
+	if err != nil {
+		return err
+	}
+	coll, err := ebpf.NewCollection(c)
+	if err != nil {
+		return explainLoad(err)
+	}
+	defer coll.Close()
+	tmp := p.path + "-new"
+	if err := removePins(tmp); err != nil {
+		return err
+	}
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		return err
+	}
+	in := &instance{dir: tmp, pinned: map[string]*ebpf.Map{}}
+	for _, step := range []func() error{
+		func() error { return pinAll(coll, tmp) },
+		func() error { return start(coll.Programs[bpfProgDirectorStart]) },
+		in.forwardLo,
+	} {
+		if err := step(); err != nil {
+			return errors.Join(err, removePins(tmp))
+		}
+	}
+	for _, m := range in.pinned {
+		m.Close()
+	}
+	return os.Rename(tmp, p.path)
+}
+
+func pinAll(c *ebpf.Collection, dir string) error {
+	for name, m := range c.Maps {
+		switch {
+		case name == settingsMap:
+			name = settingsPin
+		case strings.HasPrefix(name, "."):
+			name = strings.ReplaceAll(name[1:], ".", "_")
+		}
+		if err := m.Pin(filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	for pin, name := range programPins {
+		if err := c.Programs[name].Pin(filepath.Join(dir, pin)); err != nil {
+			return err
+		}
+	}
+	anchor, err := anchorLink(c)
+	if err != nil {
+		return err
+	}
+	defer anchor.Close()
+	return anchor.Pin(filepath.Join(dir, anchorPin))
+}
+
+const anchorPin = "anchor"
+
+// anchorLink attaches what tells later commands whether the namespace is still there: a link that the kernel cuts when lo
+// or the namespace goes. Before tcx (Linux 6.6) that is a socket look-up program that looks at nothing.
+func anchorLink(c *ebpf.Collection) (link.Link, error) {
+	l, err := link.AttachTCX(link.TCXOptions{Interface: 1, Program: c.Programs[bpfProgDirectorTc], Attach: ebpf.AttachTCXIngress})
+	if err == nil {
+		return l, nil
+	}
+	if !errors.Is(err, ebpf.ErrNotSupported) {
+		return nil, fmt.Errorf("attach to lo: %w", err)
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	n, err := link.AttachNetNs(int(ns.Fd()), c.Programs[bpfProgDirectorAnchor])
+	if err != nil {
+		return nil, fmt.Errorf("attach to the network namespace: %w", err)
+	}
+	return n, nil
+}
+
+// alive says whether the namespace of the instance in a directory still exists.
+func alive(dir string) bool {
+	l, err := link.LoadPinnedLink(filepath.Join(dir, anchorPin), nil)
+	if err != nil {
+		return false
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		return false
+	}
+	if t := info.TCX(); t != nil {
+		return t.Ifindex != 0
+	}
+	if n := info.NetNs(); n != nil {
+		return n.NetnsInode != 0
+	}
+	return false
+}
+
+// sweepDead removes the instances whose namespaces are gone, and those that were never finished.
+func (p place) sweepDead() {
+	entries, _ := os.ReadDir(p.parent)
+	for _, e := range entries {
+		dir := filepath.Join(p.parent, e.Name())
+		if !alive(dir) {
+			removePins(dir)
+		}
+	}
+}
+
+func removePins(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		os.Remove(filepath.Join(dir, e.Name()))
+	}
+	return os.Remove(dir)
+}
+
+// start runs the program that starts the sweep's timer.
+func start(p *ebpf.Program) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	r, _, err := p.Test(make([]byte, 14))
+	if err == nil && r != 0 {
+		err = fmt.Errorf("bpf_timer_start answers %d", int32(r))
+	}
+	if err != nil {
+		return fmt.Errorf("start the sweep of the connection table: %w", err)
+	}
+	return nil
+}
+
+// explainLoad says what to do about a kernel that does not take the program.
+func explainLoad(err error) error {
+	if _, e := os.Stat("/sys/kernel/btf/vmlinux"); e != nil {
+		return fmt.Errorf("this kernel has no BTF (CONFIG_DEBUG_INFO_BTF), which Linux 6.1 and later of all distributions have: %w", err)
+	}
+	if errors.Is(err, unix.EPERM) || errors.Is(err, os.ErrPermission) {
+		var verifier *ebpf.VerifierError
+		if !errors.As(err, &verifier) {
+			return fmt.Errorf("%w: %w", ErrNotRoot, err)
+		}
+	}
+	return fmt.Errorf("load the program: %w", err)
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+
+	"lvs/sched"
+)
+
+// Each service's list of servers is a map of its own inside the map of lists. It is built aside and swapped by one
+// update, so no packet sees half a change. Its head says where the scheduler is; an edit moves that by the rules of
+// package sched.
+
+// seated gives the servers that a service has now, as its scheduler sees them.
+func (a *applying) seated(members []uint32) (list []sched.Server) {
+	for _, i := range members {
+		if d := &a.servers[i]; bpfSlotUse(d.Use) == bpfSlotUseSLOT_LIVE {
+			list = append(list, sched.Server{ID: serverID(d), Weight: d.Weight})
+		}
+	}
+	return list
+}
+
+// seat swaps a service's list for the one in order, unless it is the same and nothing was edited.
+func (a *applying) seat(slot uint32, before []sched.Server, order []uint32, want []bpfServer, fresh, newScheduler bool) error {
+	after := make([]sched.Server, len(order))
+	edited := len(before) != len(after)
+	for n, i := range order {
+		d := &a.servers[i]
+		after[n] = sched.Server{ID: serverID(d), Weight: d.Weight, Edited: want[n].Next != 0}
+		edited = edited || after[n] != before[n]
+	}
+	if !fresh && !newScheduler && !edited && !a.again {
+		return nil
+	}
+	head := bpfSeat{Server: uint32(len(order))}
+	if !fresh && !newScheduler {
+		old, err := a.head(slot)
+		if err != nil {
+			return err
+		}
+		head.Cursor = old.Cursor
+		head.Weight, head.Step = old.Weight, old.Step
+	}
+	a.moveCursor(slot, &head, before, after, fresh, newScheduler)
+	return a.swap(slot, head, order)
+}
+
+// moveCursor moves the state of rr and wrr from one list to the next.
+func (a *applying) moveCursor(slot uint32, head *bpfSeat, before, after []sched.Server, fresh, newScheduler bool) {
+	if fresh {
+		before = nil
+	}
+	switch schedulers[a.services[slot].Scheduler] {
+	case "rr":
+		rr := sched.RR{Next: int(uint32(head.Cursor))}
+		if newScheduler || fresh {
+			rr.Next = 0
+		}
+		rr.Changed(before, after)
+		head.Cursor = uint64(rr.Next)
+	case "wrr":
+		wrr := &sched.WRR{Next: int(uint32(head.Cursor)), Current: int32(head.Cursor >> 32), Step: head.Step, Top: head.Weight}
+		switch {
+		case fresh:
+			wrr = sched.NewWRR(nil)
+			wrr.Changed(nil, after)
+		case newScheduler:
+			wrr = sched.NewWRR(before)
+			wrr.Changed(before, after)
+		default:
+			wrr.Changed(before, after)
+		}
+		head.Cursor = uint64(uint32(wrr.Next)) | uint64(uint32(wrr.Current))<<32
+		head.Step, head.Weight = wrr.Step, wrr.Top
+	}
+}
+
+// head reads the head of a service's present list. A service that was cut short in the making may have none.
+func (a *applying) head(slot uint32) (head bpfSeat, err error) {
+	var id ebpf.MapID
+	if err := a.lists.Lookup(slot, &id); err != nil {
+		return head, nil
+	}
+	list, err := ebpf.NewMapFromID(id)
+	if err != nil {
+		return head, fmt.Errorf("list of servers: %w", err)
+	}
+	defer list.Close()
+	return head, list.Lookup(uint32(0), &head)
+}
+
+func (a *applying) swap(slot uint32, head bpfSeat, order []uint32) error {
+	seats := make([]bpfSeat, 1, len(order)+1)
+	seats[0] = head
+	for _, i := range order {
+		seats = append(seats, bpfSeat{Server: i, Weight: a.servers[i].Weight})
+	}
+	keys := make([]uint32, len(seats))
+	for i := range keys {
+		keys[i] = uint32(i)
+	}
+	list, err := ebpf.NewMap(&ebpf.MapSpec{
+		Name: "seats", Type: ebpf.Array, KeySize: 4, ValueSize: seatSize, MaxEntries: uint32(len(seats)), Flags: innerMap,
+	})
+	if err != nil {
+		return fmt.Errorf("list of servers: %w", err)
+	}
+	defer list.Close()
+	if _, err := list.BatchUpdate(keys, seats, nil); err != nil {
+		return fmt.Errorf("list of servers: %w", err)
+	}
+	return a.lists.Put(slot, list)
+}
+
+const (
+	seatSize = 24
+	innerMap = 1 << 12 // BPF_F_INNER_MAP: lists of any length fit into the map of lists
+)
+
+// The bits of addresses that may be ours (C's struct address_bits).
+
+func ourBit(addr [2]uint64) (word int, bit uint64) {
+	n := (addr[0] ^ addr[1]) * 0x9e3779b97f4a7c15 >> (64 - 15)
+	return int(n / 64), 1 << (n % 64)
+}
+
+func markOurs(ours []bpfAddressBits, addr [2]uint64, server bool) {
+	word, bit := ourBit(addr)
+	if server {
+		ours[0].Server[word] |= bit
+	} else {
+		ours[0].Virtual[word] |= bit
+	}
+}
+
+// unmarkOurs clears the bits that no service or server has any more.
+func (a *applying) unmarkOurs() {
+	fresh := make([]bpfAddressBits, 1)
+	for i := range a.services {
+		s := &a.services[i]
+		if s.Use == bpfSlotUseSLOT_FREE {
+			continue
+		}
+		markOurs(fresh, s.Key.Addr, false)
+		for _, d := range a.members(s) {
+			markOurs(fresh, d.Addr, true)
+		}
+	}
+	for i := range fresh[0].Virtual {
+		a.ours[0].Virtual[i], a.ours[0].Server[i] = fresh[0].Virtual[i], fresh[0].Server[i]
+	}
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Fill is how much of a table is used.
+type Fill struct {
+	Used int `json:"used"`
+	Size int `json:"size"`
+}
+
+// Interface tells what is attached to an interface.
+type Interface struct {
+	Name   string `json:"name"`
+	Up     bool   `json:"up"`
+	TC     string `json:"tc"`               // "tcx", "clsact", "" or, if the link has gone, "lost"
+	XDP    string `json:"xdp"`              // "native", "generic", "" or "lost"
+	Advice string `json:"advice,omitempty"` // what to do about it, if anything
+}
+
+// Reason tells how many packets were not forwarded for a reason.
+type Reason struct {
+	Name    string `json:"name"`
+	Packets uint64 `json:"packets"`
+	Meaning string `json:"meaning"`
+}
+
+// Features are what the running kernel offers.
+type Features struct {
+	Kernel string `json:"kernel"`
+	BTF    bool   `json:"btf"`
+	TCX    bool   `json:"tcx"`
+	JIT    bool   `json:"jit"`
+}
+
+// Status is how an instance fares.
+type Status struct {
+	Loaded      bool        `json:"loaded"`
+	Pins        string      `json:"pins"`
+	Features    Features    `json:"features"`
+	Conns       Fill        `json:"conns"`
+	Services    Fill        `json:"services"`
+	Servers     Fill        `json:"servers"`
+	MemoryBytes uint64      `json:"memory_bytes"`
+	Sweeps      uint32      `json:"sweeps"` // times that the whole connection table was swept
+	Expired     uint64      `json:"expired_conns"`
+	Interfaces  []Interface `json:"interfaces"`
+	Reasons     []Reason    `json:"reasons"`
+	Advice      []string    `json:"advice,omitempty"`
+}
+
+// meanings are what C's enum reason says, for people.
+var meanings = map[bpfReason]string{
+	bpfReasonREASON_NO_SERVER:       "no usable server: answered with ICMP port unreachable",
+	bpfReasonREASON_NO_SERVER_QUIET: "the same, beyond the limit of ICMP messages: dropped",
+	bpfReasonREASON_TABLE_FULL:      "no room for a new connection: dropped",
+	bpfReasonREASON_TABLE_BUSY:      "lost too many races for a place in the connection table: dropped",
+	bpfReasonREASON_REMOVED:         "the connection's server was removed: dropped",
+	bpfReasonREASON_TTL:             "TTL or hop limit used up: answered with ICMP, or dropped",
+	bpfReasonREASON_TOO_BIG:         "larger than the way on: answered with ICMP, or left to the kernel",
+	bpfReasonREASON_NO_ROUTE:        "no route: answered with ICMP, or left to the kernel",
+	bpfReasonREASON_NO_CONN:         "for a service, but no connection and no SYN: left to the kernel",
+	bpfReasonREASON_FRAGMENT:        "fragment for an address of ours: left to the kernel",
+	bpfReasonREASON_MALFORMED:       "impossible lengths, for an address of ours: left to the kernel",
+	bpfReasonREASON_UNSUPPORTED:     "the service or server asks for what is not built yet: left to the kernel",
+}
+
+// reasonNames gives the names of C's enum reason, in small letters, from the program's BTF.
+func reasonNames() (map[bpfReason]string, error) {
+	c, err := loadBpf()
+	if err != nil {
+		return nil, err
+	}
+	var enum *btf.Enum
+	if err := c.Types.TypeByName("reason", &enum); err != nil {
+		return nil, err
+	}
+	names := map[bpfReason]string{}
+	for _, v := range enum.Values {
+		names[bpfReason(v.Value)] = strings.ToLower(strings.TrimPrefix(v.Name, "REASON_"))
+	}
+	return names, nil
+}
+
+// Status reads how the instance fares, and looks for what is set badly.
+func (d *Director) Status() (*Status, error) {
+	s := &Status{Pins: d.place.path, Features: features(), Conns: Fill{Size: d.sizes.Conns}, Services: Fill{Size: d.sizes.Services}, Servers: Fill{Size: d.sizes.Servers}}
+	in, err := d.open(unix.LOCK_SH)
+	if errors.Is(err, fs.ErrNotExist) {
+		s.Advice = append(s.Advice, "nothing is loaded yet: the first change, or `director attach`, does it")
+		return s, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer in.close()
+	s.Loaded = true
+	for _, read := range []func(*Status) error{in.readFill, in.readSweeper, in.readReasons, in.readInterfaces} {
+		if err := read(s); err != nil {
+			return nil, err
+		}
+	}
+	if !s.Features.JIT {
+		s.Advice = append(s.Advice, "the eBPF JIT is off, everything is slow: sysctl -w net.core.bpf_jit_enable=1")
+	}
+	return s, nil
+}
+
+func features() Features {
+	var u unix.Utsname
+	unix.Uname(&u)
+	_, btf := os.Stat("/sys/kernel/btf/vmlinux")
+	jit, err := os.ReadFile("/proc/sys/net/core/bpf_jit_enable")
+	return Features{
+		Kernel: unix.ByteSliceToString(u.Release[:]), BTF: btf == nil, TCX: haveTCX(),
+		JIT: err != nil || strings.TrimSpace(string(jit)) != "0", // kernels that always compile have no switch
+	}
+}
+
+func haveTCX() bool {
+	_, err := link.QueryPrograms(link.QueryOptions{Target: 1, Attach: ebpf.AttachTCXIngress})
+	return err == nil
+}
+
+func (in *instance) readFill(s *Status) (err error) {
+	s.Conns.Size = in.size()
+	if s.Conns.Used, err = in.filled(); err != nil {
+		return err
+	}
+	s.Services = Fill{Size: len(in.services) - 1}
+	s.Servers = Fill{Size: len(in.servers) - 1}
+	for _, v := range in.live() {
+		s.Services.Used++
+		for range in.members(v) {
+			s.Servers.Used++
+		}
+	}
+	for _, name := range []string{bpfMapConns, bpfMapGuards, bpfMapServices, bpfMapServers, bpfMapLoads, bpfMapCounters, bpfMapRoutes, bpfMapLists} {
+		m, err := in.m(name)
+		if err != nil {
+			return err
+		}
+		s.MemoryBytes += uint64(m.MaxEntries()) * uint64(m.ValueSize())
+	}
+	return nil
+}
+
+func (in *instance) readSweeper(s *Status) error {
+	m, err := in.m(bpfMapSweepers)
+	if err != nil {
+		return err
+	}
+	var w bpfSweeper
+	if err := m.Lookup(uint32(0), &w); err != nil {
+		return err
+	}
+	s.Sweeps, s.Expired = w.Rounds, w.Ended
+	return nil
+}
+
+func (in *instance) readReasons(s *Status) error {
+	m, err := in.m(bpfMapReasons)
+	if err != nil {
+		return err
+	}
+	names, err := reasonNames()
+	if err != nil {
+		return err
+	}
+	for r := bpfReasonREASON_NONE + 1; r < bpfReasonREASONS; r++ {
+		var n []uint64
+		if err := m.Lookup(uint32(r), &n); err != nil {
+			return err
+		}
+		one := Reason{Name: names[r], Meaning: meanings[r]}
+		for _, v := range n {
+			one.Packets += v
+		}
+		s.Reasons = append(s.Reasons, one)
+	}
+	return nil
+}
+
+func (in *instance) readInterfaces(s *Status) error {
+	devices, err := in.devices()
+	if err != nil {
+		return err
+	}
+	all, err := netlink.LinkList()
+	if err != nil {
+		return err
+	}
+	for _, l := range all {
+		d, known := devices[uint32(l.Attrs().Index)]
+		if !known && (!isEthernet(l) || l.Attrs().Flags&net.FlagUp == 0) {
+			continue
+		}
+		i := Interface{Name: l.Attrs().Name, Up: l.Attrs().Flags&net.FlagUp != 0}
+		i.TC, i.XDP = in.attached(l, d)
+		switch {
+		case i.TC == "lost" || i.XDP == "lost":
+			i.Advice = fmt.Sprintf("its program was taken off by somebody else: director detach %s; director attach %s", i.Name, i.Name)
+		case !known && i.Up:
+			i.Advice = fmt.Sprintf("not attached yet: the next change does it, or director attach %s", i.Name)
+		case i.XDP != "" && otherXDP(devices, l.Attrs().Index):
+			i.Advice = "XDP sends only to interfaces that have it too: attach it to all that packets of the services pass"
+		}
+		s.Interfaces = append(s.Interfaces, i)
+	}
+	slices.SortFunc(s.Interfaces, func(a, b Interface) int { return strings.Compare(a.Name, b.Name) })
+	return nil
+}
+
+// otherXDP says whether another interface is attached to on tc alone.
+func otherXDP(devices map[uint32]bpfDevice, but int) bool {
+	for i, d := range devices {
+		if int(i) != but && d.Tc >= bpfAttachmentATTACH_TCX && d.Xdp < bpfAttachmentATTACH_XDP_NATIVE {
+			return true
+		}
+	}
+	return false
+}
+
+func (in *instance) attached(l netlink.Link, d bpfDevice) (tc, xdp string) {
+	ifindex := l.Attrs().Index
+	switch d.Tc {
+	case bpfAttachmentATTACH_TCX:
+		tc = in.linkState(tcPin(ifindex), "tcx")
+	case bpfAttachmentATTACH_CLSACT:
+		tc = "clsact"
+		if has, err := hasClsact(l); err == nil && !has {
+			tc = "lost"
+		}
+	}
+	if mode, ok := xdpModes[d.Xdp]; ok {
+		xdp = in.linkState(xdpPin(ifindex), string(mode))
+	}
+	return tc, xdp
+}
+
+func (in *instance) linkState(pin, name string) string {
+	l, err := link.LoadPinnedLink(filepath.Join(in.dir, pin), nil)
+	if err != nil {
+		return "lost"
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		return "lost"
+	}
+	if t := info.TCX(); t != nil && t.Ifindex == 0 {
+		return "lost"
+	}
+	if x := info.XDP(); x != nil && x.Ifindex == 0 {
+		return "lost"
+	}
+	return name
+}
