@@ -5,10 +5,10 @@ package oracle
 import (
 	"net/netip"
 	"strings"
-	"testing"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+	"pgregory.net/rapid"
 )
 
 // Where everybody is: clients on interface 1, servers on interface 2, each behind a router of its own.
@@ -59,7 +59,7 @@ func (f frame) on() int {
 	return hop.Interface
 }
 
-func (f frame) mustPacket(t testing.TB) Packet {
+func (f frame) mustPacket(t rapid.TB) Packet {
 	t.Helper()
 	i := f.on()
 	near, far := ourMACs[i], clientMAC
@@ -129,7 +129,7 @@ func (f frame) finish(b []byte) []byte {
 	return b
 }
 
-func mustSerialize(t testing.TB, stack ...gopacket.SerializableLayer) []byte {
+func mustSerialize(t rapid.TB, stack ...gopacket.SerializableLayer) []byte {
 	t.Helper()
 	b := gopacket.NewSerializeBuffer()
 	if err := gopacket.SerializeLayers(b, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, stack...); err != nil {
@@ -139,7 +139,7 @@ func mustSerialize(t testing.TB, stack ...gopacket.SerializableLayer) []byte {
 }
 
 // mustChecksums fails unless every checksum of the frame is right.
-func mustChecksums(t testing.TB, b []byte) {
+func mustChecksums(t rapid.TB, b []byte) {
 	t.Helper()
 	p := gopacket.NewPacket(b, layers.LayerTypeEthernet, gopacket.Default)
 	if e := p.ErrorLayer(); e != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+	"pgregory.net/rapid"
 
 	"lvs"
 )
@@ -34,7 +35,7 @@ func serverID(addr string) lvs.ServerID {
 	return lvs.ServerID{Addr: a.Addr(), Port: a.Port()}
 }
 
-func mustUpdate(t testing.TB, d *Director, changes ...func(*lvs.Table) error) {
+func mustUpdate(t rapid.TB, d *Director, changes ...func(*lvs.Table) error) {
 	t.Helper()
 	for _, change := range changes {
 		if err := d.Update(change); err != nil {
@@ -64,7 +65,7 @@ func deleteServer(p lvs.Protocol, svc, addr string) func(*lvs.Table) error {
 }
 
 // mustDirector has a TCP and a UDP service of each family, with one server each.
-func mustDirector(t testing.TB) *Director {
+func mustDirector(t rapid.TB) *Director {
 	d := New(Options{Size: 4, Route: route})
 	for _, p := range []lvs.Protocol{lvs.TCP, lvs.UDP} {
 		mustUpdate(t, d,

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oracle
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"lvs"
+)
+
+// TestBooksBalance tells random stories, and looks after each step whether loads and connections agree.
+func TestBooksBalance(t *testing.T) {
+	services := []string{"10.9.0.1:80", "10.9.0.2:80", "[2001:db8:9::1]:80"}
+	servers := map[string][]string{
+		services[0]: {"10.2.0.11:80", "10.2.0.12:80", "10.2.0.13:8080"},
+		services[1]: {"10.2.0.11:80", "10.2.0.12:80"},
+		services[2]: {"[2001:db8:2::1]:80", "[2001:db8:2::2]:8080"},
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		d := New(Options{Size: rapid.IntRange(1, 12).Draw(t, "size"), Route: route})
+		protocol := rapid.SampledFrom([]lvs.Protocol{lvs.TCP, lvs.UDP})
+		ignore := func(change func(*lvs.Table) error) { // most edits that make no sense are refused
+			_ = d.Update(change)
+		}
+		var seen []frame // frames towards servers, to be answered
+		t.Repeat(map[string]func(*rapid.T){
+			"service": func(t *rapid.T) {
+				p, s := protocol.Draw(t, "protocol"), rapid.SampledFrom(services).Draw(t, "service")
+				if rapid.IntRange(0, 3).Draw(t, "delete") == 0 {
+					ignore(func(t *lvs.Table) error { return t.DeleteService(serviceID(p, s)) })
+				} else {
+					ignore(addService(p, s, rapid.SampledFrom(lvs.Schedulers).Draw(t, "scheduler")))
+				}
+			},
+			"server": func(t *rapid.T) {
+				p, s := protocol.Draw(t, "protocol"), rapid.SampledFrom(services).Draw(t, "service")
+				r := rapid.SampledFrom(servers[s]).Draw(t, "server")
+				c := nat(rapid.Int32Range(0, 3).Draw(t, "weight"))
+				c.Upper = rapid.Uint32Range(0, 4).Draw(t, "upper")
+				edit := rapid.SampledFrom([]func() func(*lvs.Table) error{
+					func() func(*lvs.Table) error { return addServer(p, s, r, c) },
+					func() func(*lvs.Table) error { return editServer(p, s, r, c) },
+					func() func(*lvs.Table) error { return deleteServer(p, s, r) },
+				}).Draw(t, "edit")
+				ignore(edit())
+			},
+			"packet": func(t *rapid.T) {
+				f := frame{
+					to:    rapid.SampledFrom(services).Draw(t, "service"),
+					udp:   rapid.Bool().Draw(t, "udp"),
+					flags: rapid.SampledFrom([]string{"S", "S", "A", "PA", "FA", "R", ""}).Draw(t, "flags"),
+					ttl:   rapid.SampledFrom([]uint8{64, 64, 64, 2, 1}).Draw(t, "ttl"),
+				}
+				n := rapid.IntRange(1, 6).Draw(t, "client")
+				f.from = fmt.Sprintf("10.1.0.%d:2000", n)
+				if strings.HasPrefix(f.to, "[") {
+					f.from = fmt.Sprintf("[2001:db8:1::%d]:2000", n)
+				}
+				r := d.Packet(f.mustPacket(t))
+				switch r.Verdict {
+				case Forward:
+					mustChecksums(t, r.Frame)
+					p, ok := parse(r.Frame)
+					if !ok {
+						t.Fatalf("% x", r.Frame)
+					}
+					seen = append(seen, frame{from: p.destination.String(), to: f.from, udp: f.udp})
+				case Answer:
+					mustChecksums(t, r.Frame)
+				case Drop:
+					if r.Reason == "" {
+						t.Fatal("dropped without a reason")
+					}
+				}
+			},
+			"answer": func(t *rapid.T) {
+				if len(seen) == 0 {
+					t.Skip("nothing to answer")
+				}
+				f := rapid.SampledFrom(seen).Draw(t, "answer")
+				f.flags = rapid.SampledFrom([]string{"SA", "A", "FA", "R"}).Draw(t, "flags")
+				if r := d.Packet(f.mustPacket(t)); r.Verdict == Forward {
+					mustChecksums(t, r.Frame)
+				}
+			},
+			"time": func(t *rapid.T) {
+				d.Advance(time.Duration(rapid.IntRange(1, 400).Draw(t, "seconds")) * time.Second)
+			},
+			"": func(t *rapid.T) { balance(t, d) },
+		})
+	})
+}
+
+func balance(t *rapid.T, d *Director) {
+	type key struct {
+		svc  lvs.ServiceID
+		real lvs.ServerID
+	}
+	want := map[key]lvs.Load{}
+	n := 0
+	for c := range d.Conns() {
+		n++
+		k := key{serviceID(c.Protocol, c.Virtual.String()), serverID(c.Server.String())}
+		load := want[k]
+		if c.State.Active(c.Protocol) {
+			load.Active++
+		} else {
+			load.Inactive++
+		}
+		want[k] = load
+		if c.Expires <= 0 {
+			t.Fatalf("past its time: %+v", c)
+		}
+	}
+	if n > d.Size() {
+		t.Fatalf("%d connections in a table for %d", n, d.Size())
+	}
+	table, err := d.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range table.Services() {
+		for _, r := range s.Servers {
+			if w := want[key{s.ServiceID, r.ServerID}]; r.Load != w {
+				t.Fatalf("%v %v: load %+v, connections %+v", s.ServiceID, r.ServerID, r.Load, w)
+			}
+		}
+	}
+}
+
+// TestRecordedEdits: with whole connections, all schedulers answer as a Linux 6.1 kernel did while servers were edited.
+func TestRecordedEdits(t *testing.T) {
+	text, err := os.ReadFile("../sched/testdata/dynamic.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for block := range strings.SplitSeq(string(text), "== -s ") {
+		head := strings.FieldsFunc(block[:strings.Index(block, "\n")], func(r rune) bool { return r == ',' })
+		if len(head) < 4 {
+			continue
+		}
+		t.Run(head[0]+head[1], func(t *testing.T) {
+			s := mustEdited(t, head)
+			for line := range strings.SplitSeq(block, "\n") {
+				command, want := strings.TrimSpace(line[:min(len(line), 40)]), line[min(len(line), 41):]
+				if command != "start" && !strings.HasPrefix(line, "-") {
+					continue
+				}
+				s.mustDo(command)
+				if got := s.burst(12); got != want {
+					t.Fatalf("%s: got %s, want %s", command, got, want)
+				}
+			}
+			if s.k != 8*12 {
+				t.Errorf("%d connections, want 96", s.k)
+			}
+		})
+	}
+}
+
+// edited is a service while its servers are edited and clients come.
+type edited struct {
+	t               *testing.T
+	d               *Director
+	scheduler       string
+	flags           lvs.SchedulerFlags
+	virtual         string
+	open, oneClient bool
+	k               int // clients so far
+}
+
+func mustEdited(t *testing.T, head []string) *edited {
+	scheduler, flags, _ := strings.Cut(head[0], " -b ")
+	s := &edited{t: t, d: New(Options{Size: 1000, Route: route}), scheduler: scheduler, virtual: strings.Fields(head[3])[1],
+		open: strings.HasSuffix(head[1], "open"), oneClient: strings.HasSuffix(head[2], "one")}
+	if flags != "" {
+		s.flags = lvs.SchedulerFallback
+	}
+	config := lvs.ServiceConfig{Scheduler: s.scheduler, SchedulerFlags: s.flags}
+	mustUpdate(t, s.d, func(t *lvs.Table) error { return t.AddService(serviceID(lvs.TCP, s.virtual), config) })
+	for n := range int32(3) {
+		mustUpdate(t, s.d, addServer(lvs.TCP, s.virtual, fmt.Sprintf("10.2.0.%d:80", 11+n), nat(n+1)))
+	}
+	return s
+}
+
+func (s *edited) mustDo(command string) {
+	s.t.Helper()
+	var verb byte
+	var real string
+	var weight int32
+	if n, _ := fmt.Sscanf(command, "-%c -r %s -m -w %d", &verb, &real, &weight); n < 2 {
+		if command != "start" && command != "-E -s "+s.scheduler && !strings.HasPrefix(command, "-E -s "+s.scheduler+" -b") {
+			s.t.Fatalf("command %q", command)
+		}
+		verb = 'E'
+	}
+	switch verb {
+	case 'a':
+		mustUpdate(s.t, s.d, addServer(lvs.TCP, s.virtual, real, nat(weight)))
+	case 'e':
+		mustUpdate(s.t, s.d, editServer(lvs.TCP, s.virtual, real, nat(weight)))
+	case 'd':
+		mustUpdate(s.t, s.d, deleteServer(lvs.TCP, s.virtual, real))
+	case 'E':
+		mustUpdate(s.t, s.d, func(t *lvs.Table) error {
+			return t.EditService(serviceID(lvs.TCP, s.virtual), lvs.ServiceConfig{Scheduler: s.scheduler, SchedulerFlags: s.flags})
+		})
+	}
+}
+
+func (s *edited) burst(n int) string {
+	var took []byte
+	for range n {
+		client := fmt.Sprintf("10.1.0.1:%d", 20000+s.k)
+		if !s.oneClient {
+			i := s.k % 12
+			client = fmt.Sprintf("10.1.%d.%d:%d", i*37%256, 1+i*91%254, 20000+i*13+6000+s.k)
+		}
+		s.k++
+		r := s.d.Packet(frame{from: client, to: s.virtual, flags: "S"}.mustPacket(s.t))
+		if r.Verdict != Forward {
+			took = append(took, 'x')
+			continue
+		}
+		last := r.Frame[ethernetHeader+19]
+		took = append(took, '0'+last-10)
+		rest := []string{"< SA", "> A"}
+		if !s.open {
+			rest = append(rest, "> FA", "< FA", "> A")
+		}
+		mustForward(s.t, s.d, segments(client, s.virtual, fmt.Sprintf("10.2.0.%d:80", last), rest...)...)
+	}
+	return string(took)
+}
+
+// FuzzPacket: no frame whatsoever is more than a packet.
+func FuzzPacket(f *testing.F) {
+	for _, seed := range []frame{
+		{from: client, to: vip, flags: "S", options: true},
+		{from: client, to: vip, udp: true, payload: "question"},
+		{from: client6, to: vip6, flags: "S", options: true},
+		{from: real, to: client, flags: "SA"},
+	} {
+		f.Add(seed.mustPacket(f).Frame)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d := mustDirector(t)
+		before := bytes.Clone(b)
+		r := d.Packet(Packet{1, b})
+		if !bytes.Equal(b, before) {
+			t.Error("the frame that came in was written to")
+		}
+		if r.Verdict == Forward && len(r.Frame) != len(b) {
+			t.Errorf("%d bytes became %d", len(b), len(r.Frame))
+		}
+		if (r.Frame != nil) != (r.Verdict == Forward || r.Verdict == Answer) {
+			t.Errorf("%v with a frame of %d bytes", r.Verdict, len(r.Frame))
+		}
+	})
+}
