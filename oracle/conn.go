@@ -60,7 +60,7 @@ func (d *Director) insert(f flow, r *server) *conn {
 	c := &conn{flow: f, server: r, forward: r.config.Forward, born: d.born}
 	d.conns[f] = c
 	r.load.Inactive++
-	r.overloaded = r.limits().Came(r.overloaded, r.connections())
+	r.weigh()
 	r.stats.Conns++
 	r.service.stats.Conns++
 	return c
@@ -69,7 +69,7 @@ func (d *Director) insert(f flow, r *server) *conn {
 func (d *Director) remove(c *conn) {
 	delete(d.conns, c.flow)
 	*c.server.tally(c) -= 1
-	c.server.overloaded = c.server.limits().Went(c.server.overloaded, c.server.connections())
+	c.server.weigh()
 	d.forget(c.server)
 }
 

@@ -5,7 +5,6 @@ package oracle
 import (
 	"bytes"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -133,112 +132,6 @@ func balance(t *rapid.T, d *Director) {
 			}
 		}
 	}
-}
-
-// TestRecordedEdits: with whole connections, all schedulers answer as a Linux 6.1 kernel did while servers were edited.
-func TestRecordedEdits(t *testing.T) {
-	text, err := os.ReadFile("../sched/testdata/dynamic.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for block := range strings.SplitSeq(string(text), "== -s ") {
-		head := strings.FieldsFunc(block[:strings.Index(block, "\n")], func(r rune) bool { return r == ',' })
-		if len(head) < 4 {
-			continue
-		}
-		t.Run(head[0]+head[1], func(t *testing.T) {
-			s := mustEdited(t, head)
-			for line := range strings.SplitSeq(block, "\n") {
-				command, want := strings.TrimSpace(line[:min(len(line), 40)]), line[min(len(line), 41):]
-				if command != "start" && !strings.HasPrefix(line, "-") {
-					continue
-				}
-				s.mustDo(command)
-				if got := s.burst(12); got != want {
-					t.Fatalf("%s: got %s, want %s", command, got, want)
-				}
-			}
-			if s.k != 8*12 {
-				t.Errorf("%d connections, want 96", s.k)
-			}
-		})
-	}
-}
-
-// edited is a service while its servers are edited and clients come.
-type edited struct {
-	t               *testing.T
-	d               *Director
-	scheduler       string
-	flags           lvs.SchedulerFlags
-	virtual         string
-	open, oneClient bool
-	k               int // clients so far
-}
-
-func mustEdited(t *testing.T, head []string) *edited {
-	scheduler, flags, _ := strings.Cut(head[0], " -b ")
-	s := &edited{t: t, d: New(Options{Size: 1000, Route: route}), scheduler: scheduler, virtual: strings.Fields(head[3])[1],
-		open: strings.HasSuffix(head[1], "open"), oneClient: strings.HasSuffix(head[2], "one")}
-	if flags != "" {
-		s.flags = lvs.SchedulerFallback
-	}
-	config := lvs.ServiceConfig{Scheduler: s.scheduler, SchedulerFlags: s.flags}
-	mustUpdate(t, s.d, func(t *lvs.Table) error { return t.AddService(serviceID(lvs.TCP, s.virtual), config) })
-	for n := range int32(3) {
-		mustUpdate(t, s.d, addServer(lvs.TCP, s.virtual, fmt.Sprintf("10.2.0.%d:80", 11+n), nat(n+1)))
-	}
-	return s
-}
-
-func (s *edited) mustDo(command string) {
-	s.t.Helper()
-	var verb byte
-	var real string
-	var weight int32
-	if n, _ := fmt.Sscanf(command, "-%c -r %s -m -w %d", &verb, &real, &weight); n < 2 {
-		if command != "start" && command != "-E -s "+s.scheduler && !strings.HasPrefix(command, "-E -s "+s.scheduler+" -b") {
-			s.t.Fatalf("command %q", command)
-		}
-		verb = 'E'
-	}
-	switch verb {
-	case 'a':
-		mustUpdate(s.t, s.d, addServer(lvs.TCP, s.virtual, real, nat(weight)))
-	case 'e':
-		mustUpdate(s.t, s.d, editServer(lvs.TCP, s.virtual, real, nat(weight)))
-	case 'd':
-		mustUpdate(s.t, s.d, deleteServer(lvs.TCP, s.virtual, real))
-	case 'E':
-		mustUpdate(s.t, s.d, func(t *lvs.Table) error {
-			return t.EditService(serviceID(lvs.TCP, s.virtual), lvs.ServiceConfig{Scheduler: s.scheduler, SchedulerFlags: s.flags})
-		})
-	}
-}
-
-func (s *edited) burst(n int) string {
-	var took []byte
-	for range n {
-		client := fmt.Sprintf("10.1.0.1:%d", 20000+s.k)
-		if !s.oneClient {
-			i := s.k % 12
-			client = fmt.Sprintf("10.1.%d.%d:%d", i*37%256, 1+i*91%254, 20000+i*13+6000+s.k)
-		}
-		s.k++
-		r := s.d.Packet(frame{from: client, to: s.virtual, flags: "S"}.mustPacket(s.t))
-		if r.Verdict != Forward {
-			took = append(took, 'x')
-			continue
-		}
-		last := r.Frame[ethernetHeader+19]
-		took = append(took, '0'+last-10)
-		rest := []string{"< SA", "> A"}
-		if !s.open {
-			rest = append(rest, "> FA", "< FA", "> A")
-		}
-		mustForward(s.t, s.d, segments(client, s.virtual, fmt.Sprintf("10.2.0.%d:80", last), rest...)...)
-	}
-	return string(took)
 }
 
 // FuzzPacket: no frame whatsoever is more than a packet.

@@ -35,7 +35,10 @@ type server struct {
 
 func (s *server) connections() uint32 { return s.load.Active + s.load.Inactive + s.load.Persistent }
 
-func (s *server) limits() sched.Limits { return sched.LimitsOf(s.config) }
+// weigh sees whether the server is at its threshold, after its connections or thresholds have changed.
+func (s *server) weigh() {
+	s.overloaded = sched.LimitsOf(s.config).Overloaded(s.overloaded, s.connections())
+}
 
 func (s *server) row() sched.Server {
 	return sched.Server{
@@ -133,8 +136,8 @@ func (d *Director) apply(s *service, want *lvs.Service) {
 		if added || w.Weight != 0 {
 			r.lastWeight = w.Weight
 		}
-		r.overloaded = r.limits().Edited(r.overloaded, sched.LimitsOf(w.ServerConfig))
 		r.config = w.ServerConfig
+		r.weigh()
 		r.service = s
 		if want.Zeroed {
 			r.stats = lvs.Stats{}

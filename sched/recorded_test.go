@@ -100,14 +100,14 @@ func (s *story) connect(client, virtual netip.AddrPort, kind string) byte {
 	}
 	r := &s.servers[i]
 	total := r.Active + r.Inactive + 1
-	r.Overloaded = s.limits[i].Came(r.Overloaded, total)
+	r.Overloaded = s.limits[i].Overloaded(r.Overloaded, total)
 	switch kind {
 	case "open":
 		r.Active++
 	case "closed":
 		r.Inactive++
 	case "one-packet":
-		r.Overloaded = s.limits[i].Went(r.Overloaded, total-1)
+		r.Overloaded = s.limits[i].Overloaded(r.Overloaded, total-1)
 	}
 	return '0' + byte(s.numbers[i])
 }
