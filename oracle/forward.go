@@ -36,7 +36,7 @@ type Reason string
 const (
 	NoServer      Reason = "no_server"      // answered: no server can take the connection
 	NoDestination Reason = "no_destination" // dropped: the server of the connection is removed
-	NoConnection  Reason = "no_connection"  // passed: a TCP segment to a service that neither begins nor belongs to a connection
+	NoConnection  Reason = "no_connection"  // passed: a TCP segment that neither begins a connection nor belongs to one
 	NoRoute       Reason = "no_route"       // passed: no way to the server or client
 	TableFull     Reason = "table_full"     // dropped: no room for another connection
 	Fragment      Reason = "fragment"       // passed: to an address that has a service of the protocol
@@ -94,7 +94,8 @@ func (d *Director) handle(in Packet) Result {
 	case p.protocol == lvs.TCP && p.event != lvs.SYN:
 		return Result{Reason: NoConnection}
 	}
-	i := s.scheduler.Pick(s.rows(), sched.Request{Client: p.source, Virtual: p.destination, Now: d.now, Random: d.options.Random})
+	request := sched.Request{Client: p.source, Virtual: p.destination, Now: d.now, Random: d.options.Random}
+	i := s.scheduler.Pick(s.rows(), request)
 	switch {
 	case i < 0:
 		return Result{Answer, Packet{in.Interface, unreachable(p)}, NoServer}

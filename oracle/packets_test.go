@@ -88,8 +88,17 @@ func fragment(offset uint16, flags layers.IPv4Flag) func(l3, l4 gopacket.Seriali
 	}
 }
 
-// TestPackets: a sentence, the packets before, a packet in, the verdict and the packet out.
-func TestPackets(t *testing.T) {
+// packetRow is a sentence, the packets before, a packet in, the verdict and the packet out.
+type packetRow struct {
+	sense  string
+	before []frame
+	in     frame
+	want   Verdict
+	reason Reason
+	out    frame
+}
+
+func packetTable() []packetRow {
 	syn := frame{from: client, to: vip, flags: "S"}
 	syn6 := frame{from: client6, to: vip6, flags: "S"}
 	query := frame{from: client, to: vip, udp: true, payload: "question"}
@@ -99,14 +108,7 @@ func TestPackets(t *testing.T) {
 	}
 	with := func(f frame, change func(*frame)) frame { change(&f); return f }
 
-	for _, c := range []struct {
-		sense  string
-		before []frame
-		in     frame
-		want   Verdict
-		reason Reason
-		out    frame
-	}{
+	return []packetRow{
 		{sense: "a SYN goes to the server", in: syn, want: Forward, out: out(syn, client, real)},
 		{sense: "so does one over IPv6", in: syn6, want: Forward, out: out(syn6, client6, real6)},
 		{sense: "the answer comes from the service", before: []frame{syn},
@@ -178,35 +180,43 @@ func TestPackets(t *testing.T) {
 		{sense: "UDP of seven bytes goes up", in: with(query, func(f *frame) { f.bytes = set(14+20+4, 0, 7) })},
 		{sense: "IPv6 without an end of extension headers goes up", in: with(syn6, func(f *frame) { f.bytes = set(14+6, 0) })},
 		{sense: "another protocol goes up", in: with(syn, func(f *frame) { f.bytes = set(14+9, 132) })},
-	} {
-		t.Run(c.sense, func(t *testing.T) {
-			d := mustDirector(t)
-			for _, b := range c.before {
-				if r := d.Packet(b.mustPacket(t)); r.Verdict != Forward {
-					t.Fatalf("before: %+v", r)
-				}
-			}
-			in := c.in.mustPacket(t)
-			untouched := bytes.Clone(in.Frame)
-			r := d.Packet(in)
-			if r.Verdict != c.want || r.Reason != c.reason {
-				t.Fatalf("%v %q, want %v %q", r.Verdict, r.Reason, c.want, c.reason)
-			}
-			if !bytes.Equal(in.Frame, untouched) {
-				t.Error("the frame that came in was written to")
-			}
-			if c.reason != "" && d.Reasons()[c.reason] != 1 {
-				t.Errorf("reasons %v", d.Reasons())
-			}
-			if c.want == Forward {
-				want := c.out.mustPacket(t)
-				if r.Interface != want.Interface || !bytes.Equal(r.Frame, want.Frame) {
-					t.Errorf("on %d\n% x, want on %d\n% x", r.Interface, r.Frame, want.Interface, want.Frame)
-				}
-			} else if r.Frame != nil {
-				t.Errorf("a frame leaves: % x", r.Frame)
-			}
-		})
+	}
+}
+
+func TestPackets(t *testing.T) {
+	for _, c := range packetTable() {
+		t.Run(c.sense, c.check)
+	}
+}
+
+func (c packetRow) check(t *testing.T) {
+	d := mustDirector(t)
+	for _, b := range c.before {
+		if r := d.Packet(b.mustPacket(t)); r.Verdict != Forward {
+			t.Fatalf("before: %+v", r)
+		}
+	}
+	in := c.in.mustPacket(t)
+	untouched := bytes.Clone(in.Frame)
+	r := d.Packet(in)
+	if r.Verdict != c.want || r.Reason != c.reason {
+		t.Fatalf("%v %q, want %v %q", r.Verdict, r.Reason, c.want, c.reason)
+	}
+	if !bytes.Equal(in.Frame, untouched) {
+		t.Error("the frame that came in was written to")
+	}
+	if c.reason != "" && d.Reasons()[c.reason] != 1 {
+		t.Errorf("reasons %v", d.Reasons())
+	}
+	if c.want != Forward {
+		if r.Frame != nil {
+			t.Errorf("a frame leaves: % x", r.Frame)
+		}
+		return
+	}
+	want := c.out.mustPacket(t)
+	if r.Interface != want.Interface || !bytes.Equal(r.Frame, want.Frame) {
+		t.Errorf("on %d\n% x, want on %d\n% x", r.Interface, r.Frame, want.Interface, want.Frame)
 	}
 }
 

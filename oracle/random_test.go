@@ -14,69 +14,27 @@ import (
 	"lvs"
 )
 
+var (
+	books = []string{"10.9.0.1:80", "10.9.0.2:80", "[2001:db8:9::1]:80"} // services
+	shelf = map[string][]string{                                         // their servers
+		books[0]: {"10.2.0.11:80", "10.2.0.12:80", "10.2.0.13:8080"},
+		books[1]: {"10.2.0.11:80", "10.2.0.12:80"},
+		books[2]: {"[2001:db8:2::1]:80", "[2001:db8:2::2]:8080"},
+	}
+)
+
 // TestBooksBalance tells random stories, and looks after each step whether loads and connections agree.
 func TestBooksBalance(t *testing.T) {
-	services := []string{"10.9.0.1:80", "10.9.0.2:80", "[2001:db8:9::1]:80"}
-	servers := map[string][]string{
-		services[0]: {"10.2.0.11:80", "10.2.0.12:80", "10.2.0.13:8080"},
-		services[1]: {"10.2.0.11:80", "10.2.0.12:80"},
-		services[2]: {"[2001:db8:2::1]:80", "[2001:db8:2::2]:8080"},
-	}
 	rapid.Check(t, func(t *rapid.T) {
 		d := New(Options{Size: rapid.IntRange(1, 12).Draw(t, "size"), Route: route})
-		protocol := rapid.SampledFrom([]lvs.Protocol{lvs.TCP, lvs.UDP})
-		ignore := func(change func(*lvs.Table) error) { // most edits that make no sense are refused
-			_ = d.Update(change)
-		}
 		var seen []frame // frames towards servers, to be answered
 		t.Repeat(map[string]func(*rapid.T){
-			"service": func(t *rapid.T) {
-				p, s := protocol.Draw(t, "protocol"), rapid.SampledFrom(services).Draw(t, "service")
-				if rapid.IntRange(0, 3).Draw(t, "delete") == 0 {
-					ignore(func(t *lvs.Table) error { return t.DeleteService(serviceID(p, s)) })
-				} else {
-					ignore(addService(p, s, rapid.SampledFrom(lvs.Schedulers).Draw(t, "scheduler")))
-				}
-			},
-			"server": func(t *rapid.T) {
-				p, s := protocol.Draw(t, "protocol"), rapid.SampledFrom(services).Draw(t, "service")
-				r := rapid.SampledFrom(servers[s]).Draw(t, "server")
-				c := nat(rapid.Int32Range(0, 3).Draw(t, "weight"))
-				c.Upper = rapid.Uint32Range(0, 4).Draw(t, "upper")
-				edit := rapid.SampledFrom([]func() func(*lvs.Table) error{
-					func() func(*lvs.Table) error { return addServer(p, s, r, c) },
-					func() func(*lvs.Table) error { return editServer(p, s, r, c) },
-					func() func(*lvs.Table) error { return deleteServer(p, s, r) },
-				}).Draw(t, "edit")
-				ignore(edit())
-			},
+			"edit": func(t *rapid.T) { _ = d.Update(drawEdit(t)) }, // many make no sense, and are refused
 			"packet": func(t *rapid.T) {
-				f := frame{
-					to:    rapid.SampledFrom(services).Draw(t, "service"),
-					udp:   rapid.Bool().Draw(t, "udp"),
-					flags: rapid.SampledFrom([]string{"S", "S", "A", "PA", "FA", "R", ""}).Draw(t, "flags"),
-					ttl:   rapid.SampledFrom([]uint8{64, 64, 64, 2, 1}).Draw(t, "ttl"),
-				}
-				n := rapid.IntRange(1, 6).Draw(t, "client")
-				f.from = fmt.Sprintf("10.1.0.%d:2000", n)
-				if strings.HasPrefix(f.to, "[") {
-					f.from = fmt.Sprintf("[2001:db8:1::%d]:2000", n)
-				}
-				r := d.Packet(f.mustPacket(t))
-				switch r.Verdict {
-				case Forward:
-					mustChecksums(t, r.Frame)
-					p, ok := parse(r.Frame)
-					if !ok {
-						t.Fatalf("% x", r.Frame)
-					}
+				f := drawFrame(t)
+				if r := d.Packet(f.mustPacket(t)); mustMakeSense(t, r) == Forward {
+					p, _ := parse(r.Frame)
 					seen = append(seen, frame{from: p.destination.String(), to: f.from, udp: f.udp})
-				case Answer:
-					mustChecksums(t, r.Frame)
-				case Drop:
-					if r.Reason == "" {
-						t.Fatal("dropped without a reason")
-					}
 				}
 			},
 			"answer": func(t *rapid.T) {
@@ -85,9 +43,7 @@ func TestBooksBalance(t *testing.T) {
 				}
 				f := rapid.SampledFrom(seen).Draw(t, "answer")
 				f.flags = rapid.SampledFrom([]string{"SA", "A", "FA", "R"}).Draw(t, "flags")
-				if r := d.Packet(f.mustPacket(t)); r.Verdict == Forward {
-					mustChecksums(t, r.Frame)
-				}
+				mustMakeSense(t, d.Packet(f.mustPacket(t)))
 			},
 			"time": func(t *rapid.T) {
 				d.Advance(time.Duration(rapid.IntRange(1, 400).Draw(t, "seconds")) * time.Second)
@@ -95,6 +51,53 @@ func TestBooksBalance(t *testing.T) {
 			"": func(t *rapid.T) { balance(t, d) },
 		})
 	})
+}
+
+func mustMakeSense(t rapid.TB, r Result) Verdict {
+	t.Helper()
+	switch r.Verdict {
+	case Forward, Answer:
+		mustChecksums(t, r.Frame)
+	case Drop:
+		if r.Reason == "" {
+			t.Fatal("dropped without a reason")
+		}
+	}
+	return r.Verdict
+}
+
+func drawEdit(t *rapid.T) func(*lvs.Table) error {
+	p := rapid.SampledFrom([]lvs.Protocol{lvs.TCP, lvs.UDP}).Draw(t, "protocol")
+	s := rapid.SampledFrom(books).Draw(t, "service")
+	r := rapid.SampledFrom(shelf[s]).Draw(t, "server")
+	c := nat(rapid.Int32Range(0, 3).Draw(t, "weight"))
+	c.Upper = rapid.Uint32Range(0, 4).Draw(t, "upper")
+	switch rapid.IntRange(0, 9).Draw(t, "edit") {
+	case 0:
+		return func(t *lvs.Table) error { return t.DeleteService(serviceID(p, s)) }
+	case 1, 2:
+		return addService(p, s, rapid.SampledFrom(lvs.Schedulers).Draw(t, "scheduler"))
+	case 3, 4:
+		return deleteServer(p, s, r)
+	case 5, 6:
+		return editServer(p, s, r, c)
+	}
+	return addServer(p, s, r, c)
+}
+
+func drawFrame(t *rapid.T) frame {
+	f := frame{
+		to:    rapid.SampledFrom(books).Draw(t, "service"),
+		udp:   rapid.Bool().Draw(t, "udp"),
+		flags: rapid.SampledFrom([]string{"S", "S", "A", "PA", "FA", "R", ""}).Draw(t, "flags"),
+		ttl:   rapid.SampledFrom([]uint8{64, 64, 64, 2, 1}).Draw(t, "ttl"),
+	}
+	n := rapid.IntRange(1, 6).Draw(t, "client")
+	f.from = fmt.Sprintf("10.1.0.%d:2000", n)
+	if strings.HasPrefix(f.to, "[") {
+		f.from = fmt.Sprintf("[2001:db8:1::%d]:2000", n)
+	}
+	return f
 }
 
 func balance(t *rapid.T, d *Director) {

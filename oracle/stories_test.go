@@ -91,46 +91,10 @@ func TestRecordedStates(t *testing.T) {
 		v, r := "10.9.200.1"+port, "10.2.0.11"+port
 		mustUpdate(t, d, addService(lvs.TCP, v, "rr"), addServer(lvs.TCP, v, r, nat(1)))
 	}
-	play := func(port int, virtual string, text ...string) {
-		t.Helper()
-		real := "10.2.0.11" + virtual
-		mustForward(t, d, segments(fmt.Sprint("10.1.0.1:", port), "10.9.200.1"+virtual, real, text...)...)
-	}
-	open := func(port int) { play(port, ":80", "> S", "< SA", "> A", "> PA", "< A", "< PA", "> A") }
 	phases := 0
 	for phase := range strings.SplitSeq(story, "\n-- ") {
 		note, seen, _ := strings.Cut(phase, "\n")
-		switch {
-		case strings.HasPrefix(note, "SYN sent"):
-			play(31000, ":80", "> S", "> S")
-		case strings.HasPrefix(note, "connected"):
-			open(31001)
-		case strings.HasPrefix(note, "closed by the client first"):
-			play(31001, ":80", "> FA", "< A", "< FA", "> A")
-		case strings.HasPrefix(note, "server has sent its FIN"):
-			open(31002)
-			play(31002, ":80", "< FA", "> A")
-		case note == "client closed too":
-			play(31002, ":80", "> FA", "< A")
-		case strings.HasPrefix(note, "client has sent its FIN"):
-			open(31003)
-			play(31003, ":80", "> FA", "< A")
-		case note == "the server's FIN let through":
-			play(31003, ":80", "< FA", "> A")
-		case note == "client reset":
-			open(31004)
-			play(31004, ":80", "> RA")
-		case note == "server reset":
-			open(31005)
-			play(31005, ":80", "< RA")
-		case note == "refused by the real server's RST":
-			play(31006, ":99", "> S", "< RA")
-		case strings.HasPrefix(note, "port 31001 used again"):
-			open(31001)
-		case note == "after ipvsadm -C":
-			play(31001, ":80", "> RA")
-			mustUpdate(t, d, func(t *lvs.Table) error { t.Clear(); return nil })
-		default:
+		if !mustPlay(t, d, note) {
 			continue
 		}
 		phases++
@@ -155,6 +119,51 @@ func TestRecordedStates(t *testing.T) {
 	if phases != 12 {
 		t.Errorf("%d phases understood, want 12", phases)
 	}
+}
+
+// mustPlay lets the packets of a phase of the recording pass; false if its title tells of none.
+func mustPlay(t *testing.T, d *Director, note string) bool {
+	t.Helper()
+	play := func(port int, virtual string, text ...string) {
+		t.Helper()
+		client := fmt.Sprint("10.1.0.1:", port)
+		mustForward(t, d, segments(client, "10.9.200.1"+virtual, "10.2.0.11"+virtual, text...)...)
+	}
+	open := func(port int) { play(port, ":80", "> S", "< SA", "> A", "> PA", "< A", "< PA", "> A") }
+	switch {
+	case strings.HasPrefix(note, "SYN sent"):
+		play(31000, ":80", "> S", "> S")
+	case strings.HasPrefix(note, "connected"):
+		open(31001)
+	case strings.HasPrefix(note, "closed by the client first"):
+		play(31001, ":80", "> FA", "< A", "< FA", "> A")
+	case strings.HasPrefix(note, "server has sent its FIN"):
+		open(31002)
+		play(31002, ":80", "< FA", "> A")
+	case note == "client closed too":
+		play(31002, ":80", "> FA", "< A")
+	case strings.HasPrefix(note, "client has sent its FIN"):
+		open(31003)
+		play(31003, ":80", "> FA", "< A")
+	case note == "the server's FIN let through":
+		play(31003, ":80", "< FA", "> A")
+	case note == "client reset":
+		open(31004)
+		play(31004, ":80", "> RA")
+	case note == "server reset":
+		open(31005)
+		play(31005, ":80", "< RA")
+	case note == "refused by the real server's RST":
+		play(31006, ":99", "> S", "< RA")
+	case strings.HasPrefix(note, "port 31001 used again"):
+		open(31001)
+	case note == "after ipvsadm -C":
+		play(31001, ":80", "> RA")
+		mustUpdate(t, d, func(t *lvs.Table) error { t.Clear(); return nil })
+	default:
+		return false
+	}
+	return true
 }
 
 // TestLifetimes: an entry lives for the time of its state after its last packet; a new time-out takes hold with the next.
