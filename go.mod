@@ -12,3 +12,6 @@ require (
 )
 
 require github.com/vishvananda/netns v0.0.5 // indirect
+	github.com/gopacket/gopacket v1.7.7
+	pgregory.net/rapid v1.3.0
+)
