@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"lvs/lab"
+)
+
+func usage(ts *testscript.TestScript, right bool, words string) {
+	if !right {
+		ts.Fatalf("usage: %s", words)
+	}
+}
+
+func network(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 1, "network FILE")
+	n := of(ts).network
+	var err error
+	n.Hosts, err = parse(ts.ReadFile(args[0]))
+	ts.Check(err)
+	for _, h := range n.Hosts {
+		if h.Name == "director" {
+			h.Leave = []string{"director", "unload"}
+		}
+	}
+	ts.Check(n.Up(context.Background()))
+}
+
+// parse reads a description of hosts, one fact a line:
+//
+//	HOST interface NAME SEGMENT ADDRESS...
+//	HOST route PREFIX via ADDRESS
+//	HOST sysctl NAME=VALUE
+func parse(text string) (hosts []*lab.Host, err error) {
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) == 0 {
+			continue
+		}
+		at := slices.IndexFunc(hosts, func(h *lab.Host) bool { return h.Name == f[0] })
+		if at < 0 {
+			at = len(hosts)
+			hosts = append(hosts, &lab.Host{Name: f[0]})
+		}
+		h := hosts[at]
+		switch {
+		case len(f) >= 4 && f[1] == "interface":
+			h.Interfaces = append(h.Interfaces, lab.Interface{Name: f[2], Segment: f[3], Addrs: f[4:]})
+		case len(f) == 5 && f[1] == "route":
+			h.Routes = append(h.Routes, strings.Join(f[2:], " "))
+		case len(f) == 3 && f[1] == "sysctl":
+			h.Sysctls = append(h.Sysctls, f[2])
+		default:
+			return nil, fmt.Errorf("not a fact about a host: %s", line)
+		}
+	}
+	return hosts, nil
+}
+
+// patience is how long a command may take before its story has failed.
+const patience = time.Minute
+
+// command makes a command that runs in a host, with the story's folder and environment.
+func command(ts *testscript.TestScript, host, name string, args ...string) *lab.Cmd {
+	hosts := of(ts).network.Hosts
+	at := slices.IndexFunc(hosts, func(h *lab.Host) bool { return h.Name == host })
+	if at < 0 {
+		ts.Fatalf("no host is called %s", host)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ts.Defer(cancel)
+	c := hosts[at].Command(ctx, name, args...)
+	c.WaitDelay = patience / 10 // for what a background process still holds open
+	c.Dir = ts.MkAbs(".")
+	c.Env = append(os.Environ(), "WORK="+ts.Getenv("WORK"))
+	return c
+}
+
+func host(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, len(args) >= 2, "[!] host HOST COMMAND...")
+	c := command(ts, args[0], args[1], args[2:]...)
+	c.Stdout, c.Stderr = ts.Stdout(), ts.Stderr()
+	switch err := c.Run(); {
+	case err != nil && !neg:
+		ts.Fatalf("%s: %v", strings.Join(args[1:], " "), err)
+	case err == nil && neg:
+		ts.Fatalf("%s succeeds", strings.Join(args[1:], " "))
+	}
+}
+
+func start(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) >= 3, "start HOST WORDS COMMAND...")
+	c := command(ts, args[0], args[2], args[3:]...)
+	said, err := c.StdoutPipe()
+	ts.Check(err)
+	c.Stderr = c.Stdout
+	ts.Check(c.Start())
+	lines := bufio.NewScanner(said)
+	for lines.Scan() {
+		if strings.Contains(lines.Text(), args[1]) {
+			go io.Copy(io.Discard, said) // until the host is gone, and the command with it
+			return
+		}
+	}
+	ts.Fatalf("%s ends without saying %q: %v", args[2], args[1], c.Wait())
+}
+
+func attach(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) >= 2, "attach HOST INTERFACE...")
+	if of(ts).hook == "xdp" {
+		host(ts, false, append([]string{args[0], "director", "attach", "--xdp"}, args[1:]...))
+	}
+}
+
+const nginxConf = `
+user root;
+pid %[1]s.pid;
+error_log %[1]s.log;
+worker_processes 1;
+events {}
+http {
+	access_log off;
+	client_body_temp_path %[1]s.tmp;
+	server {
+%[2]s
+		root %[3]s;
+		location = / { return 200 "%[4]s\n"; }
+	}
+}
+`
+
+// nginx goes into the background by itself once it listens.
+func nginx(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) >= 2, "nginx HOST ADDRESS...")
+	var listen strings.Builder
+	for _, address := range args[1:] {
+		fmt.Fprintf(&listen, "\t\tlisten %s;\n", address)
+	}
+	base := ts.MkAbs("nginx-" + args[0])
+	conf := fmt.Sprintf(nginxConf, base, &listen, ts.Getenv("WORK"), args[0])
+	ts.Check(os.WriteFile(base+".conf", []byte(conf), 0o644))
+	host(ts, false, []string{args[0], "nginx", "-p", filepath.Dir(base), "-e", base + ".log", "-c", base + ".conf"})
+}
+
+func answers(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) >= 1, "answers NAME=COUNT...")
+	count := map[string]int{}
+	for line := range strings.Lines(ts.ReadFile("stdout")) {
+		count[strings.TrimSpace(line)]++
+	}
+	var got []string
+	for _, name := range slices.Sorted(maps.Keys(count)) {
+		got = append(got, fmt.Sprintf("%s=%d", name, count[name]))
+	}
+	if !slices.Equal(got, slices.Sorted(slices.Values(args))) {
+		ts.Fatalf("answers: %s", strings.Join(got, " "))
+	}
+}
