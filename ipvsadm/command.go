@@ -3,6 +3,7 @@
 package ipvsadm
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 
@@ -79,7 +80,7 @@ func parse(argv []string, n *names) (*command, error) {
 	if err := c.arguments(w.rest); err != nil {
 		return nil, err
 	}
-	if c.config.SchedulerFlags, err = parseSchedFlags(c.schedFlags, or(c.config.Scheduler, defaultScheduler)); err != nil {
+	if c.config.SchedulerFlags, err = parseSchedFlags(c.schedFlags, cmp.Or(c.config.Scheduler, defaultScheduler)); err != nil {
 		return nil, err
 	}
 	return c, c.check()
@@ -154,7 +155,7 @@ func (c *command) checkService() error {
 	if c.config.OnePacket && c.service.Mark == 0 && c.service.Protocol != lvs.UDP {
 		return refuse("One-Packet Scheduling is only for UDP virtual services")
 	}
-	c.config.Scheduler = or(c.config.Scheduler, defaultScheduler)
+	c.config.Scheduler = cmp.Or(c.config.Scheduler, defaultScheduler)
 	return nil
 }
 
@@ -174,10 +175,3 @@ func (c *command) checkServer() error {
 
 // has tells whether one of the options was given.
 func (c *command) has(any set) bool { return c.given&any != 0 }
-
-func or(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
-}
