@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"math/bits"
 
 	"lvs"
 )
@@ -93,11 +94,7 @@ func tryHelp(program string) error {
 
 func (c *command) option(o *option, value string) error {
 	if c.given&o.bit != 0 {
-		i := 0
-		for o.bit>>i != 1 {
-			i++
-		}
-		return refuse("multiple '%s' options specified", optionNames[i])
+		return refuse("multiple '%s' options specified", optionNames[bits.TrailingZeros64(uint64(o.bit))])
 	}
 	c.given |= o.bit
 	if o.apply == nil {
