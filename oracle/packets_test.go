@@ -46,7 +46,7 @@ func mustUpdate(t rapid.TB, d *Director, changes ...func(*lvs.Table) error) {
 
 func addService(p lvs.Protocol, addr, scheduler string) func(*lvs.Table) error {
 	return func(t *lvs.Table) error {
-		return t.AddService(serviceID(p, addr), lvs.ServiceConfig{Scheduler: scheduler})
+		return t.AddService(serviceID(p, addr), lvs.ServiceConfig{Scheduler: scheduler, Netmask: 128})
 	}
 }
 
