@@ -49,14 +49,42 @@ func (d *Director) Attach(names []string, mode XDPMode) error {
 			return err
 		}
 	}
+	before, err := in.devices()
+	if err != nil {
+		return err
+	}
+	for i, l := range links {
+		err := in.attachTC(l)
+		if err == nil && mode != XDPNone {
+			err = in.attachXDP(l, mode)
+		}
+		if err != nil {
+			return errors.Join(err, in.restore(links[:i+1], before))
+		}
+	}
+	return nil
+}
+
+// restore takes off interfaces what was not attached before.
+func (in *instance) restore(links []netlink.Link, before map[uint32]bpfDevice) error {
 	for _, l := range links {
-		if err := in.attachTC(l); err != nil {
+		ifindex := l.Attrs().Index
+		was := before[uint32(ifindex)]
+		is, err := in.device(ifindex)
+		if err != nil {
 			return err
 		}
-		if mode == XDPNone {
-			continue
+		if is.Xdp != was.Xdp {
+			os.Remove(filepath.Join(in.dir, xdpPin(ifindex)))
+			is.Xdp, is.XdpTx = was.Xdp, was.XdpTx
 		}
-		if err := in.attachXDP(l, mode); err != nil {
+		if is.Tc != was.Tc {
+			if err := in.detachDevice(ifindex, is); err != nil {
+				return err
+			}
+			is = was
+		}
+		if err := in.putDevice(ifindex, is); err != nil {
 			return err
 		}
 	}
@@ -256,6 +284,9 @@ func (in *instance) attachXDP(l netlink.Link, mode XDPMode) error {
 	if d.Xdp >= bpfAttachmentATTACH_XDP_NATIVE {
 		return fmt.Errorf("attach to %s: it is attached in %s mode; detach it first (director detach %s)", name, xdpModes[d.Xdp], name)
 	}
+	if err := in.putMAC(l); err != nil {
+		return fmt.Errorf("attach to %s: %w", name, err)
+	}
 	p, err := in.program("xdp")
 	if err != nil {
 		return err
@@ -281,6 +312,21 @@ func (in *instance) attachXDP(l netlink.Link, mode XDPMode) error {
 		d.XdpTx = 0 // the peer takes what XDP_TX sends only if it has an XDP program itself
 	}
 	return in.putDevice(ifindex, d)
+}
+
+// putMAC tells the XDP program which frames on an interface are for this host.
+func (in *instance) putMAC(l netlink.Link) error {
+	m, err := in.m(bpfMapMacs)
+	if err != nil {
+		return err
+	}
+	ifindex := uint32(l.Attrs().Index)
+	if ifindex >= m.MaxEntries() {
+		return fmt.Errorf("its index %d is beyond %d, which XDP is built for", ifindex, m.MaxEntries())
+	}
+	var mac [8]byte
+	copy(mac[:], l.Attrs().HardwareAddr)
+	return m.Put(ifindex, mac)
 }
 
 var xdpModes = map[bpfAttachment]XDPMode{bpfAttachmentATTACH_XDP_NATIVE: XDPNative, bpfAttachmentATTACH_XDP_GENERIC: XDPGeneric}

@@ -310,12 +310,12 @@ func (a *applying) writeServers(slot uint32, want []bpfServer, members []uint32)
 
 func (a *applying) writeServer(at uint32, w *bpfServer) {
 	d, l := &a.servers[at], &a.loads[at]
-	from, to := sched.Limits{Upper: d.Upper, Lower: d.Lower}, sched.Limits{Upper: w.Upper, Lower: w.Lower}
-	if from != to {
-		l.Overloaded = 0
-		if from.Edited(l.Overloaded != 0, to) {
-			l.Overloaded = 1
+	if d.Upper != w.Upper || d.Lower != w.Lower {
+		limits, carries, over := sched.Limits{Upper: w.Upper, Lower: w.Lower}, fromLoad(*l), uint32(0)
+		if limits.Overloaded(l.Overloaded != 0, carries.Active+carries.Inactive+carries.Persistent) {
+			over = 1
 		}
+		l.Overloaded = over
 	}
 	d.Upper, d.Lower, d.Weight, d.Forward = w.Upper, w.Lower, w.Weight, w.Forward
 	d.TunnelType, d.TunnelChecksum, d.TunnelPort = w.TunnelType, w.TunnelChecksum, w.TunnelPort

@@ -21,11 +21,13 @@ func toAddr(a netip.Addr) [2]uint64 {
 	return [2]uint64{binary.NativeEndian.Uint64(b[:8]), binary.NativeEndian.Uint64(b[8:])}
 }
 
-func fromAddr(a [2]uint64) netip.Addr {
+func fromAddr(a [2]uint64) netip.Addr { return fromAddr16(a).Unmap() }
+
+func fromAddr16(a [2]uint64) netip.Addr {
 	var b [16]byte
 	binary.NativeEndian.PutUint64(b[:8], a[0])
 	binary.NativeEndian.PutUint64(b[8:], a[1])
-	return netip.AddrFrom16(b).Unmap()
+	return netip.AddrFrom16(b)
 }
 
 func toPort(p uint16) uint16 {
@@ -44,8 +46,12 @@ func toKey(id lvs.ServiceID) bpfServiceKey {
 
 func fromKey(k bpfServiceKey) lvs.ServiceID {
 	id := lvs.ServiceID{Family: lvs.Family(k.Family), Protocol: lvs.Protocol(k.Protocol), Port: fromPort(k.Port), Mark: k.Mark}
-	if k.Protocol != 0 {
+	switch {
+	case k.Protocol == 0:
+	case id.Family == lvs.IPv4:
 		id.Addr = fromAddr(k.Addr)
+	default: // a service may have even a v4-mapped address
+		id.Addr = fromAddr16(k.Addr)
 	}
 	return id
 }

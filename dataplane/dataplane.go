@@ -19,9 +19,13 @@ import (
 
 // Director is the instance of the calling thread's network namespace. Nothing is loaded before something is changed.
 // It keeps nothing open: each call opens what is pinned, under the instance's lock, and closes it.
+//
+// A Director is for one goroutine at a time. The change of an Update may call its other methods, which then read what
+// was there before the change.
 type Director struct {
-	place place
-	sizes Sizes
+	place    place
+	sizes    Sizes
+	updating *instance // open and locked by an Update under way
 }
 
 var _ lvs.Director = (*Director)(nil)
@@ -33,7 +37,7 @@ func Open(s Sizes) (*Director, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Director{p, s}, s.check()
+	return &Director{place: p, sizes: s}, s.check()
 }
 
 // Update is as [lvs.Director] says. It loads the instance if there is none, and attaches it to interfaces that are
@@ -51,31 +55,48 @@ func (d *Director) Update(change func(*lvs.Table) error) error {
 	if err != nil {
 		return err
 	}
-	if err := change(t); err != nil {
+	d.updating = in
+	err = change(t)
+	d.updating = nil
+	if err != nil {
 		return err
 	}
 	return in.commit(t)
 }
 
+// reading opens the instance to be read; the function it answers closes it.
+func (d *Director) reading() (*instance, func(), error) {
+	if d.updating != nil {
+		return d.updating, func() {}, nil
+	}
+	in, err := d.open(unix.LOCK_SH)
+	if err != nil {
+		return nil, nil, err
+	}
+	return in, in.close, nil
+}
+
 // Table is as [lvs.Director] says. Where nothing is loaded the table is empty.
 func (d *Director) Table() (*lvs.Table, error) {
-	in, err := d.open(unix.LOCK_SH)
+	in, done, err := d.reading()
 	if errors.Is(err, fs.ErrNotExist) {
 		return &lvs.Table{Timeouts: lvs.DefaultTimeouts}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer func() { in.close() }()
-	if in.broken() {
-		// a change was cut short: it has to be finished before anybody may look
-		in.close()
-		if in, err = d.open(unix.LOCK_EX); err != nil {
-			return nil, err
-		}
-		if err := in.repair(); err != nil {
-			return nil, err
-		}
+	if d.updating != nil || !in.broken() {
+		defer done()
+		return in.table()
+	}
+	// a change was cut short: it has to be finished before anybody may look
+	done()
+	if in, err = d.open(unix.LOCK_EX); err != nil {
+		return nil, err
+	}
+	defer in.close()
+	if err := in.repair(); err != nil {
+		return nil, err
 	}
 	return in.table()
 }
@@ -83,7 +104,7 @@ func (d *Director) Table() (*lvs.Table, error) {
 // Conns is as [lvs.Director] says.
 func (d *Director) Conns() iter.Seq2[lvs.Conn, error] {
 	return func(yield func(lvs.Conn, error) bool) {
-		in, err := d.open(unix.LOCK_SH)
+		in, done, err := d.reading()
 		if errors.Is(err, fs.ErrNotExist) {
 			return
 		}
@@ -91,18 +112,18 @@ func (d *Director) Conns() iter.Seq2[lvs.Conn, error] {
 			yield(lvs.Conn{}, err)
 			return
 		}
-		defer in.close()
+		defer done()
 		in.conns(yield)
 	}
 }
 
 // Size is as [lvs.Director] says: for a loaded instance its own size, else that which it would be loaded with.
 func (d *Director) Size() int {
-	in, err := d.open(unix.LOCK_SH)
+	in, done, err := d.reading()
 	if err != nil {
 		return d.sizes.Conns
 	}
-	defer in.close()
+	defer done()
 	return in.size()
 }
 

@@ -95,6 +95,12 @@ type bpfLoad struct {
 	Overloaded uint32
 }
 
+type bpfMac struct {
+	_     structs.HostLayout
+	Word  [3]uint16
+	Spare uint16
+}
+
 type bpfQuote struct {
 	_     structs.HostLayout
 	Bytes [516]uint8
@@ -253,6 +259,7 @@ const (
 	bpfMapIcmpBudgets     = "icmp_budgets"
 	bpfMapLists           = "lists"
 	bpfMapLoads           = "loads"
+	bpfMapMacs            = "macs"
 	bpfMapOurs            = "ours"
 	bpfMapQuotes          = "quotes"
 	bpfMapReasons         = "reasons"
@@ -336,6 +343,7 @@ type bpfMapSpecs struct {
 	IcmpBudgets  *ebpf.MapSpec `ebpf:"icmp_budgets"`
 	Lists        *ebpf.MapSpec `ebpf:"lists"`
 	Loads        *ebpf.MapSpec `ebpf:"loads"`
+	Macs         *ebpf.MapSpec `ebpf:"macs"`
 	Ours         *ebpf.MapSpec `ebpf:"ours"`
 	Quotes       *ebpf.MapSpec `ebpf:"quotes"`
 	Reasons      *ebpf.MapSpec `ebpf:"reasons"`
@@ -389,6 +397,7 @@ type bpfMaps struct {
 	IcmpBudgets  *ebpf.Map `ebpf:"icmp_budgets"`
 	Lists        *ebpf.Map `ebpf:"lists"`
 	Loads        *ebpf.Map `ebpf:"loads"`
+	Macs         *ebpf.Map `ebpf:"macs"`
 	Ours         *ebpf.Map `ebpf:"ours"`
 	Quotes       *ebpf.Map `ebpf:"quotes"`
 	Reasons      *ebpf.Map `ebpf:"reasons"`
@@ -408,6 +417,7 @@ func (m *bpfMaps) Close() error {
 		m.IcmpBudgets,
 		m.Lists,
 		m.Loads,
+		m.Macs,
 		m.Ours,
 		m.Quotes,
 		m.Reasons,

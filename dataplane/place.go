@@ -3,7 +3,6 @@
 package dataplane
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,7 +15,7 @@ import (
 )
 
 // ErrNotRoot says that the caller may not load programs or open what is pinned.
-var ErrNotRoot = errors.New("this needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_BPF)")
+var ErrNotRoot = fmt.Errorf("this needs root: %w", os.ErrPermission)
 
 const (
 	bpffsMount = "/sys/fs/bpf"

@@ -206,9 +206,13 @@ func (in *instance) readInterfaces(s *Status) error {
 	if err != nil {
 		return err
 	}
+	could, err := attachable()
+	if err != nil {
+		return err
+	}
 	for _, l := range all {
 		d, known := devices[uint32(l.Attrs().Index)]
-		if !known && (!isEthernet(l) || l.Attrs().Flags&net.FlagUp == 0) {
+		if !known && !slices.ContainsFunc(could, func(c netlink.Link) bool { return c.Attrs().Index == l.Attrs().Index }) {
 			continue
 		}
 		i := Interface{Name: l.Attrs().Name, Up: l.Attrs().Flags&net.FlagUp != 0}

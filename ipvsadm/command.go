@@ -3,8 +3,10 @@
 package ipvsadm
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"math/bits"
 
 	"lvs"
 )
@@ -79,7 +81,7 @@ func parse(argv []string, n *names) (*command, error) {
 	if err := c.arguments(w.rest); err != nil {
 		return nil, err
 	}
-	if c.config.SchedulerFlags, err = parseSchedFlags(c.schedFlags, or(c.config.Scheduler, defaultScheduler)); err != nil {
+	if c.config.SchedulerFlags, err = parseSchedFlags(c.schedFlags, cmp.Or(c.config.Scheduler, defaultScheduler)); err != nil {
 		return nil, err
 	}
 	return c, c.check()
@@ -92,11 +94,7 @@ func tryHelp(program string) error {
 
 func (c *command) option(o *option, value string) error {
 	if c.given&o.bit != 0 {
-		i := 0
-		for o.bit>>i != 1 {
-			i++
-		}
-		return refuse("multiple '%s' options specified", optionNames[i])
+		return refuse("multiple '%s' options specified", optionNames[bits.TrailingZeros64(uint64(o.bit))])
 	}
 	c.given |= o.bit
 	if o.apply == nil {
@@ -154,7 +152,7 @@ func (c *command) checkService() error {
 	if c.config.OnePacket && c.service.Mark == 0 && c.service.Protocol != lvs.UDP {
 		return refuse("One-Packet Scheduling is only for UDP virtual services")
 	}
-	c.config.Scheduler = or(c.config.Scheduler, defaultScheduler)
+	c.config.Scheduler = cmp.Or(c.config.Scheduler, defaultScheduler)
 	return nil
 }
 
@@ -174,10 +172,3 @@ func (c *command) checkServer() error {
 
 // has tells whether one of the options was given.
 func (c *command) has(any set) bool { return c.given&any != 0 }
-
-func or(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
-}

@@ -7,6 +7,7 @@ package ipvsadm
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -136,7 +137,7 @@ func (s *session) line(argv []string) error {
 	case verbRestore:
 		return s.restore(false)
 	case verbStartDaemon:
-		return s.startDaemon(or(c.device, "eth0"))
+		return s.startDaemon(cmp.Or(c.device, "eth0"))
 	case verbStopDaemon:
 		return &stop{code: exitError, text: "No daemon is running"}
 	}

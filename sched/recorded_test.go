@@ -100,14 +100,14 @@ func (s *story) connect(client, virtual netip.AddrPort, kind string) byte {
 	}
 	r := &s.servers[i]
 	total := r.Active + r.Inactive + 1
-	r.Overloaded = s.limits[i].Came(r.Overloaded, total)
+	r.Overloaded = s.limits[i].Overloaded(r.Overloaded, total)
 	switch kind {
 	case "open":
 		r.Active++
 	case "closed":
 		r.Inactive++
 	case "one-packet":
-		r.Overloaded = s.limits[i].Went(r.Overloaded, total-1)
+		r.Overloaded = s.limits[i].Overloaded(r.Overloaded, total-1)
 	}
 	return '0' + byte(s.numbers[i])
 }
@@ -128,7 +128,16 @@ func clientOf(kind string, i int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, 3, byte(1 + i%6)}), uint16(21000+(i/6)*7))
 }
 
-// TestRecorded asks each scheduler what a Linux 6.1 kernel was asked, and wants the same answers.
+// run is a service under one scheduler, and what a Linux 6.1 kernel answered to a row of connections.
+type run struct {
+	Sched, Flags, Proto, VIP, Conns, Src, Seq string
+	RS, Clients, Dst                          []string
+	Weights                                   []int32
+	Upper                                     []uint32
+	Active, Inact                             []int
+}
+
+// TestRecorded asks each scheduler what the kernel was asked, and wants the same answers.
 func TestRecorded(t *testing.T) {
 	f, err := os.Open("testdata/sched.jsonl")
 	if err != nil {
@@ -138,64 +147,61 @@ func TestRecorded(t *testing.T) {
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		var run struct {
-			Sched, Flags, Proto, VIP, Conns, Src, Seq string
-			RS, Clients, Dst                          []string
-			Weights                                   []int32
-			Upper                                     []uint32
-			Active, Inact                             []int
-		}
-		if err := json.Unmarshal(lines.Bytes(), &run); err != nil {
+		var r run
+		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
 			t.Fatal(err)
 		}
-		name := fmt.Sprintf("%s %s %s %s %v %v %s", run.Sched, run.Flags, run.Proto, run.Conns, run.Weights, run.Upper, run.Src)
-		t.Run(name, func(t *testing.T) {
-			s := mustStory(t, run.Sched, mustFlags(t, run.Flags))
-			for i, w := range run.Weights {
-				var id lvs.ServerID
-				if run.Proto == "fwmark" {
-					id.Addr = netip.MustParseAddr(run.RS[i])
-				} else {
-					port := map[string]uint16{"tcp": 80, "udp": 53, "ops": 53}[run.Proto]
-					id = lvs.ServerID{Addr: netip.MustParseAddr(run.RS[i]), Port: port}
-				}
-				var l Limits
-				if run.Upper != nil {
-					l.Upper = run.Upper[i]
-				}
-				s.add(i+1, id, w, l)
-			}
-			kind := run.Conns
-			if run.Proto == "ops" {
-				kind = "one-packet"
-			}
-			var got []byte
-			for i := range run.Seq {
-				client := clientOf(run.Src, i)
-				if run.Clients != nil {
-					client = netip.MustParseAddrPort(run.Clients[i])
-				}
-				var virtual netip.AddrPort
-				if run.Proto == "fwmark" {
-					virtual = netip.AddrPortFrom(netip.MustParseAddr(run.Dst[i]), 80)
-				} else {
-					virtual = netip.MustParseAddrPort(run.VIP)
-				}
-				got = append(got, s.connect(client, virtual, kind))
-			}
-			if string(got) != run.Seq {
-				t.Errorf("got  %s\nwant %s", got, run.Seq)
-			}
-			for i := range run.Weights {
-				if a, n := s.load(i + 1); a != run.Active[i] || n != run.Inact[i] {
-					t.Errorf("server %d has %d active and %d inactive, want %d and %d", i+1, a, n, run.Active[i], run.Inact[i])
-				}
-			}
-		})
+		name := fmt.Sprint(r.Sched, " ", r.Flags, " ", r.Proto, " ", r.Conns, " ", r.Weights, r.Upper, " ", r.Src)
+		t.Run(name, r.replay)
 	}
 	if err := lines.Err(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func (r *run) replay(t *testing.T) {
+	s := mustStory(t, r.Sched, mustFlags(t, r.Flags))
+	for i, w := range r.Weights {
+		id := lvs.ServerID{Addr: netip.MustParseAddr(r.RS[i])}
+		if r.Proto != "fwmark" {
+			id.Port = map[string]uint16{"tcp": 80, "udp": 53, "ops": 53}[r.Proto]
+		}
+		var l Limits
+		if r.Upper != nil {
+			l.Upper = r.Upper[i]
+		}
+		s.add(i+1, id, w, l)
+	}
+	kind := r.Conns
+	if r.Proto == "ops" {
+		kind = "one-packet"
+	}
+	var got []byte
+	for i := range r.Seq {
+		got = append(got, s.connect(r.client(i), r.virtual(i), kind))
+	}
+	if string(got) != r.Seq {
+		t.Errorf("got  %s\nwant %s", got, r.Seq)
+	}
+	for i := range r.Weights {
+		if a, n := s.load(i + 1); a != r.Active[i] || n != r.Inact[i] {
+			t.Errorf("server %d has %d active and %d inactive, want %d and %d", i+1, a, n, r.Active[i], r.Inact[i])
+		}
+	}
+}
+
+func (r *run) client(i int) netip.AddrPort {
+	if r.Clients != nil {
+		return netip.MustParseAddrPort(r.Clients[i])
+	}
+	return clientOf(r.Src, i)
+}
+
+func (r *run) virtual(i int) netip.AddrPort {
+	if r.Proto == "fwmark" {
+		return netip.AddrPortFrom(netip.MustParseAddr(r.Dst[i]), 80)
+	}
+	return netip.MustParseAddrPort(r.VIP)
 }
 
 var (

@@ -281,27 +281,27 @@ func TestLocalityForgets(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	type l = Limits
 	for _, c := range []struct {
-		sense string
-		got   bool
-		want  bool
+		sense       string
+		limits      Limits
+		was         bool
+		connections uint32
+		want        bool
 	}{
-		{"no limit", l{}.Came(false, 1000), false},
-		{"below", l{Upper: 4}.Came(false, 3), false},
-		{"reached", l{Upper: 4}.Came(false, 4), true},
-		{"three of four", l{Upper: 4}.Went(true, 3), true},
-		{"less than three quarters", l{Upper: 4}.Went(true, 2), false},
-		{"at the lower limit", l{Upper: 4, Lower: 2}.Went(true, 2), true},
-		{"below the lower limit", l{Upper: 4, Lower: 2}.Went(true, 1), false},
-		{"never full", l{Upper: 4}.Went(false, 3), false},
-		{"limit raised", l{Upper: 4}.Edited(true, l{Upper: 5}), false},
-		{"limit taken away", l{Upper: 4}.Edited(true, l{}), false},
-		{"limit lowered", l{Upper: 4}.Edited(true, l{Upper: 3}), true},
-		{"limit lowered under the load, until the next connection", l{Upper: 4}.Edited(false, l{Upper: 1}), false},
+		{"no limit", Limits{}, false, 1000, false},
+		{"limit taken away", Limits{}, true, 1000, false},
+		{"below", Limits{Upper: 4}, false, 3, false},
+		{"reached", Limits{Upper: 4}, false, 4, true},
+		{"three of four", Limits{Upper: 4}, true, 3, true},
+		{"less than three quarters", Limits{Upper: 4}, true, 2, false},
+		{"three quarters of five", Limits{Upper: 5}, true, 4, true},
+		{"less than that", Limits{Upper: 5}, true, 3, false},
+		{"at the lower limit", Limits{Upper: 4, Lower: 2}, true, 2, true},
+		{"below the lower limit", Limits{Upper: 4, Lower: 2}, true, 1, false},
+		{"a limit of one", Limits{Upper: 1}, true, 0, false},
 	} {
-		if c.got != c.want {
-			t.Errorf("%s: overloaded %v, want %v", c.sense, c.got, c.want)
+		if got := c.limits.Overloaded(c.was, c.connections); got != c.want {
+			t.Errorf("%s: overloaded %v, want %v", c.sense, got, c.want)
 		}
 	}
 }

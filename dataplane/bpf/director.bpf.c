@@ -65,14 +65,16 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 	bool output = d->direction == DIRECTION_OUTPUT;
 	enum routed routed = route_to(p, output ? d->addr : f->src, output ? f->dst : d->addr, &r);
 
-	/* whatever needs the kernel's help is tc's to do */
-	if (p->hook == HOOK_XDP && (routed != ROUTED || r->xdp == ROUTE_XDP_NONE))
+	if (!r || !d->conn)
 		return packet_pass(p);
-	if (routed == ROUTED_NOWHERE || !r)
-		return output ? leave(p, REASON_NO_ROUTE) : refuse(p, f, &host_unreachable, REASON_NO_ROUTE);
-	if (!d->conn) /* for the verifier */
+	/* whatever needs more than a rewrite is tc's to do */
+	if (p->hook == HOOK_XDP && (routed != ROUTED || r->xdp == ROUTE_XDP_NONE || f->ttl <= 1))
 		return packet_pass(p);
 	conn_touch(d->conn, f, d->direction);
+	if (f->ttl <= 1)
+		return output ? drop(p, REASON_TTL) : refuse(p, f, &time_exceeded, REASON_TTL);
+	if (routed == ROUTED_NOWHERE)
+		return output ? leave(p, REASON_NO_ROUTE) : refuse(p, f, &host_unreachable, REASON_NO_ROUTE);
 	if (routed == ROUTED && f->length > r->mtu && !packet_is_gso(p))
 		return too_big(p, f, d, r->mtu);
 	__u32 ifindex = r->ifindex;
@@ -104,8 +106,6 @@ static __always_inline int direct(struct packet *p)
 	case OUTCOME_PASS:
 		return leave(p, d.reason);
 	case OUTCOME_DROP:
-		if (d.reason == REASON_TTL && d.direction == DIRECTION_INPUT)
-			return refuse(p, &f, &time_exceeded, REASON_TTL);
 		return drop(p, d.reason);
 	case OUTCOME_REFUSE:
 		return refuse(p, &f, &port_unreachable, d.reason);

@@ -57,6 +57,19 @@ static __always_inline __u32 packet_ifindex(struct packet *p)
 	return p->hook == HOOK_XDP ? XDP(p)->ingress_ifindex : SKB(p)->ifindex;
 }
 
+/* Whether the frame is for this host: not one that a promiscuous interface sees, and no broadcast. */
+static __always_inline bool packet_is_ours(struct packet *p)
+{
+	if (p->hook == HOOK_TC)
+		return SKB(p)->pkt_type == 0; /* PACKET_HOST */
+	__u32 ifindex = XDP(p)->ingress_ifindex;
+	struct mac *mac = bpf_map_lookup_elem(&macs, &ifindex);
+	__u16 *dst = p->data;
+
+	return mac && (void *)(dst + 3) <= p->end && dst[0] == mac->word[0] && dst[1] == mac->word[1] &&
+	       dst[2] == mac->word[2];
+}
+
 /* Whether the kernel will cut the packet into ones of its own before it leaves. */
 static __always_inline bool packet_is_gso(struct packet *p)
 {

@@ -61,6 +61,14 @@ enum { ROUTES = 1024 };
 
 MAP(devices, HASH, 4096, BPF_F_NO_PREALLOC, __u32, struct device); /* interface index -> what is attached */
 
+/* An interface's MAC address, by its index, for XDP. */
+enum { MACS = 1 << 16 };
+struct mac {
+	__u16 word[3];
+	__u16 spare;
+};
+MAP(macs, ARRAY, MACS, 0, __u32, struct mac);
+
 struct sweeper {
 	struct bpf_timer timer;
 	__u32 next;   /* the segment that comes next */

@@ -147,7 +147,7 @@ static __always_inline enum parsed parse(struct packet *p, struct flow *f)
 	packet_reload(p);
 	packet_pull(p, HEADERS_USUAL);
 	struct ethhdr *eth = p->data;
-	if ((void *)(eth + 1) > p->end || packet_is_tagged(p))
+	if ((void *)(eth + 1) > p->end || packet_is_tagged(p) || !packet_is_ours(p))
 		return PARSED_OTHER;
 	f->network = sizeof(*eth);
 	f->tcp_flags = 0;

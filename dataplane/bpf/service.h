@@ -131,9 +131,6 @@ static __always_inline void decide_conn(struct decision *d, struct flow *f, stru
 		d->addr[1] = server->addr[1];
 		d->port = server->port;
 	}
-	d->reason = REASON_TTL;
-	if (f->ttl <= 1)
-		return;
 	d->reason = REASON_NONE;
 	d->outcome = OUTCOME_FORWARD;
 }

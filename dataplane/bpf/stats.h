@@ -27,7 +27,27 @@ static __always_inline void count_packet(__u32 server, enum direction dir, __u32
 	}
 }
 
-/* A connection begins: it counts at once, so that the next choice sees it. At the upper threshold the server is left out. */
+/* The rule about thresholds, asked when a connection has come or gone: at the upper one a server is left out, below the
+ * lower one, or below three quarters of the upper, it is taken back. */
+static __always_inline void load_judge(struct load *l, struct server *d)
+{
+	__u32 was = READ_ONCE(l->overloaded), over = 0;
+
+	if (!d->upper) {
+		if (was)
+			WRITE_ONCE(l->overloaded, 0);
+		return;
+	}
+	__s64 total = (__s64)READ_ONCE(l->active) + READ_ONCE(l->inactive) + READ_ONCE(l->persistent);
+	if (total >= d->upper)
+		over = 1;
+	else if (was)
+		over = total >= (d->lower ? d->lower : d->upper - d->upper / 4);
+	if (over != was)
+		WRITE_ONCE(l->overloaded, over);
+}
+
+/* A connection begins: it counts at once, so that the next choice sees it. */
 static __always_inline void load_begin(__u32 server, bool active)
 {
 	struct load *l = bpf_map_lookup_elem(&loads, &server);
@@ -39,8 +59,7 @@ static __always_inline void load_begin(__u32 server, bool active)
 	__sync_fetch_and_add(active ? &l->active : &l->inactive, 1);
 	if (c)
 		c->conns++;
-	if (d->upper && READ_ONCE(l->active) + READ_ONCE(l->inactive) + READ_ONCE(l->persistent) >= (__s32)d->upper)
-		WRITE_ONCE(l->overloaded, 1);
+	load_judge(l, d);
 }
 
 static __always_inline void load_move(__u32 server, bool active)
@@ -53,7 +72,6 @@ static __always_inline void load_move(__u32 server, bool active)
 	__sync_fetch_and_add(&l->inactive, active ? -1 : 1);
 }
 
-/* A connection has ended. Below the lower threshold, or below three quarters of the upper one, the server is taken back. */
 static __always_inline void load_end(__u32 server, bool active)
 {
 	struct load *l = bpf_map_lookup_elem(&loads, &server);
@@ -62,9 +80,5 @@ static __always_inline void load_end(__u32 server, bool active)
 	if (!l || !d)
 		return;
 	__sync_fetch_and_add(active ? &l->active : &l->inactive, -1);
-	if (!READ_ONCE(l->overloaded))
-		return;
-	__s64 total = (__s64)READ_ONCE(l->active) + READ_ONCE(l->inactive) + READ_ONCE(l->persistent);
-	if (d->lower ? total < d->lower : !d->upper || total * 4 < (__s64)d->upper * 3)
-		WRITE_ONCE(l->overloaded, 0);
+	load_judge(l, d);
 }

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oracle
+
+import (
+	"net/netip"
+	"time"
+
+	"lvs"
+)
+
+// flow names a connection by its client's side, which is how its packets arrive.
+type flow struct {
+	protocol        lvs.Protocol
+	client, virtual netip.AddrPort
+}
+
+type conn struct {
+	flow
+	server  *server
+	forward lvs.Forward // as it was when the connection began
+	state   lvs.State
+	expires time.Duration
+	born    uint64 // greater for a later one
+}
+
+// real is where the packets of the connection go.
+func (c *conn) real() netip.AddrPort {
+	return netip.AddrPortFrom(c.server.server.Addr, c.server.server.Port)
+}
+
+func (c *conn) report(now time.Duration) lvs.Conn {
+	return lvs.Conn{
+		Protocol: c.protocol,
+		State:    c.state,
+		Client:   c.client,
+		Virtual:  c.virtual,
+		Server:   c.real(),
+		Forward:  c.forward,
+		Expires:  c.expires - now,
+	}
+}
+
+// answered finds the connection that a packet from a server answers. Two can look alike from that side, when a client
+// uses one port for two services that share the server; then it is the newer one.
+func (d *Director) answered(p *packet) *conn {
+	var found *conn
+	for _, c := range d.conns {
+		if c.forward == lvs.Masq && c.protocol == p.protocol && c.client == p.destination && c.real() == p.source &&
+			(found == nil || c.born > found.born) {
+			found = c
+		}
+	}
+	return found
+}
+
+// insert begins a connection in state 0. It counts as inactive until its first packet has moved it on.
+func (d *Director) insert(f flow, r *server) *conn {
+	d.born++
+	c := &conn{flow: f, server: r, forward: r.config.Forward, born: d.born}
+	d.conns[f] = c
+	r.load.Inactive++
+	r.weigh()
+	r.stats.Conns++
+	r.service.stats.Conns++
+	return c
+}
+
+func (d *Director) remove(c *conn) {
+	delete(d.conns, c.flow)
+	*c.server.tally(c) -= 1
+	c.server.weigh()
+	d.forget(c.server)
+}
+
+// touch moves a connection on by a packet of it.
+func (d *Director) touch(c *conn, dir lvs.Direction, p *packet) {
+	*c.server.tally(c) -= 1
+	if c.protocol == lvs.TCP {
+		c.state = c.state.Next(dir, p.event)
+	}
+	*c.server.tally(c) += 1
+	c.expires = d.now + time.Duration(d.timeouts.Of(c.protocol, c.state))*time.Second
+}
+
+// tally is the number that the connection counts in.
+func (s *server) tally(c *conn) *uint32 {
+	if c.state.Active(c.protocol) {
+		return &s.load.Active
+	}
+	return &s.load.Inactive
+}

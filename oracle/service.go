@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oracle
+
+import (
+	"slices"
+
+	"lvs"
+	"lvs/sched"
+)
+
+type service struct {
+	id        lvs.ServiceID
+	config    lvs.ServiceConfig
+	scheduler sched.Scheduler
+	servers   []*server // newest first
+	stats     lvs.Stats
+}
+
+type serverKey struct {
+	service lvs.ServiceID
+	server  lvs.ServerID
+}
+
+// server outlives its removal while it has connections: they go on when it is added again.
+type server struct {
+	serverKey
+	config     lvs.ServerConfig
+	lastWeight int32
+	load       lvs.Load
+	stats      lvs.Stats
+	overloaded bool
+	service    *service // nil while it is removed
+}
+
+func (s *server) connections() uint32 { return s.load.Active + s.load.Inactive + s.load.Persistent }
+
+// weigh sees whether the server is at its threshold, after its connections or thresholds have changed.
+func (s *server) weigh() {
+	s.overloaded = sched.LimitsOf(s.config).Overloaded(s.overloaded, s.connections())
+}
+
+func (s *server) row() sched.Server {
+	return sched.Server{
+		ID:         s.server,
+		Weight:     s.config.Weight,
+		LastWeight: s.lastWeight,
+		Active:     s.load.Active,
+		Inactive:   s.load.Inactive,
+		Overloaded: s.overloaded,
+	}
+}
+
+func (s *service) rows() []sched.Server {
+	rows := make([]sched.Server, len(s.servers))
+	for i, r := range s.servers {
+		rows[i] = r.row()
+	}
+	return rows
+}
+
+func (s *service) report() *lvs.Service {
+	r := &lvs.Service{ServiceID: s.id, ServiceConfig: s.config, Stats: s.stats}
+	for _, d := range s.servers {
+		r.Servers = append(r.Servers, &lvs.Server{ServerID: d.server, ServerConfig: d.config, Load: d.load, Stats: d.stats})
+	}
+	return r
+}
+
+func (d *Director) service(id lvs.ServiceID) *service {
+	for _, s := range d.services {
+		if s.id == id {
+			return s
+		}
+	}
+	return nil
+}
+
+// commit puts a table in force. Schedulers are made first, since that is what can fail.
+func (d *Director) commit(t *lvs.Table) error {
+	fresh := map[lvs.ServiceID]sched.Scheduler{}
+	for _, want := range t.Services() {
+		s := d.service(want.ServiceID)
+		if s != nil && s.config.Scheduler == want.Scheduler && s.config.SchedulerFlags == want.SchedulerFlags {
+			continue
+		}
+		var rows []sched.Server
+		if s != nil {
+			rows = s.rows()
+		}
+		scheduler, err := sched.New(want.Scheduler, want.SchedulerFlags, rows)
+		if err != nil {
+			return err
+		}
+		fresh[want.ServiceID] = scheduler
+	}
+
+	d.timeouts = t.Timeouts
+	for _, s := range d.servers {
+		s.service = nil
+	}
+	var services []*service
+	for _, want := range t.Services() {
+		s := d.service(want.ServiceID)
+		if s == nil {
+			s = &service{id: want.ServiceID}
+		}
+		if f := fresh[want.ServiceID]; f != nil {
+			s.scheduler = f
+		}
+		d.apply(s, want)
+		services = append(services, s)
+	}
+	d.services = services
+	for _, s := range d.servers {
+		d.forget(s)
+	}
+	return nil
+}
+
+func (d *Director) apply(s *service, want *lvs.Service) {
+	before := s.rows()
+	s.config = want.ServiceConfig
+	s.servers = nil
+	if want.Zeroed {
+		s.stats = lvs.Stats{}
+	}
+	for _, w := range want.Servers {
+		key := serverKey{s.id, w.ServerID}
+		r := d.servers[key]
+		if r == nil {
+			r = &server{serverKey: key}
+			d.servers[key] = r
+		}
+		added := !slices.ContainsFunc(before, func(b sched.Server) bool { return b.ID == w.ServerID })
+		if added || w.Weight != 0 {
+			r.lastWeight = w.Weight
+		}
+		r.config = w.ServerConfig
+		r.weigh()
+		r.service = s
+		if want.Zeroed {
+			r.stats = lvs.Stats{}
+		}
+		s.servers = append(s.servers, r)
+	}
+	after := s.rows()
+	for i, w := range want.Servers {
+		after[i].Edited = w.Edited
+	}
+	s.scheduler.Changed(before, after)
+}
+
+// forget drops a server that is removed and has no connections left.
+func (d *Director) forget(s *server) {
+	if s.service == nil && s.connections() == 0 {
+		delete(d.servers, s.serverKey)
+	}
+}
