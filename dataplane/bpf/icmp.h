@@ -45,13 +45,17 @@ static __always_inline bool icmp_allowed(void)
 
 /* The one's complement sum of what an error quotes, as it will be on the wire. Where the transport checksum is left
  * to the device, the field holds only the sum of the pseudo header; the device will make the whole add up to its complement. */
-static __always_inline int icmp_quote_sum(struct packet *p, struct flow *f, __u32 length, __u32 *sum)
+static __always_inline int icmp_quote_sum(struct packet *p, struct flow *f, __u64 length, __u32 *sum)
 {
 	__u32 zero = 0, at = f->transport - f->network;
 	struct quote *q = bpf_map_lookup_elem(&quotes, &zero);
 
-	if (!q || length < 1 || length > QUOTE)
+	if (!q || !length || length > QUOTE)
 		return -1;
+	/* the verifier of 6.1 does not take from a comparison with 0 that there is at least one byte */
+	length--;
+	BOUND(length, QUOTE - 1);
+	length++;
 	__builtin_memset(&q->bytes[length], 0, 4);
 	if (bpf_skb_load_bytes(SKB(p), f->network, q->bytes, length))
 		return -1;
