@@ -51,17 +51,17 @@ func mustNamespace(t testing.TB) {
 	needs.NetNS(t)
 	runtime.LockOSThread() // never unlocked: the thread and its namespace end with the test
 	must(t, unix.Unshare(unix.CLONE_NEWNET))
-	mustPin(t, 0)
+	must(t, pin(0))
 	lo, err := netlink.LinkByName("lo")
 	must(t, err)
 	must(t, netlink.LinkSetUp(lo))
 }
 
-func mustPin(t testing.TB, cpu int) {
-	t.Helper()
+// pin keeps the thread on a CPU.
+func pin(cpu int) error {
 	var set unix.CPUSet
 	set.Set(cpu)
-	must(t, unix.SchedSetaffinity(0, &set))
+	return unix.SchedSetaffinity(0, &set)
 }
 
 func must(t testing.TB, err error) {
