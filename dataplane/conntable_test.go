@@ -32,6 +32,7 @@ const (
 	pages         = 4
 	lineShift     = 2
 	distanceShift = 8
+	lifeActive    = 0x100
 )
 
 // lives are the entries of one segment that can be found.
@@ -105,4 +106,23 @@ func (c connTable) used() (n int) {
 		}
 	}
 	return n
+}
+
+// overstated lists the servers that do not carry what the table says they do.
+func (c connTable) overstated(loads []bpfLoad) (all []string) {
+	there := make([]bpfLoad, len(loads))
+	for _, e := range c.live() {
+		if e.Life&lifeActive != 0 {
+			there[e.Server].Active++
+		} else {
+			there[e.Server].Inactive++
+		}
+	}
+	for slot, l := range loads {
+		if l.Active != there[slot].Active || l.Inactive != there[slot].Inactive {
+			all = append(all, fmt.Sprintf("server slot %d: %d active and %d inactive, in the table are %d and %d",
+				slot, l.Active, l.Inactive, there[slot].Active, there[slot].Inactive))
+		}
+	}
+	return all
 }

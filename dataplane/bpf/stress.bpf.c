@@ -160,6 +160,14 @@ static __always_inline void try_sweep(__u32 segment)
 	sweep_segment(0, &c);
 }
 
+/* A packet of a connection, with any flags. */
+static __always_inline void try_touch(struct worker *w, struct conn *e)
+{
+	struct flow f = { .protocol = IPPROTO_TCP, .tcp_flags = (w->random >> 48) & 31 };
+
+	conn_touch(e, &f, DIRECTION_INPUT);
+}
+
 static long stress_step(__u32 n, struct worker **of)
 {
 	struct worker *w = *of;
@@ -188,15 +196,17 @@ static long stress_step(__u32 n, struct worker **of)
 	struct conn *e = conn_find(s, &k, h.line);
 	if (!e) {
 		w->missed += id < w->permanent;
-		if (what < 160)
+		if (what < 128)
 			try_insert(w, s, g, &k, h.line, id);
 		return 0;
 	}
 	w->found++;
 	if (!at_once && READ_ONCE(e->server) != id)
 		w->wrong++;
-	if (id >= w->permanent && what < 160)
+	if (id >= w->permanent && what < 128)
 		try_delete(w, s, g, &k, e, id);
+	else if (!at_once)
+		try_touch(w, e);
 	return 0;
 }
 
