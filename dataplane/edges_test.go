@@ -53,7 +53,7 @@ func TestUDPChecksumIsNeverLost(t *testing.T) {
 			at := len(d.frame(t)) - len(d.payload) - 2
 			// what the checksum is short of is added to the data
 			binary.BigEndian.PutUint16(d.payload, binary.BigEndian.Uint16(d.forwarded(t, clientMAC)[at:]))
-			want := d.forwarded(t, w.server.Attrs().HardwareAddr)
+			want := d.forwarded(t, w.servers.Attrs().HardwareAddr)
 			if sum := binary.BigEndian.Uint16(want[at:]); sum != 0xffff {
 				t.Fatalf("the packet's checksum comes out as %#x", sum)
 			}
@@ -74,7 +74,7 @@ func TestSuperPacketsAreForwarded(t *testing.T) {
 		o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)), Context: contextOf(w.tc, w.clients, frame, 1000)}
 		verdict, err := w.tc.Run(o)
 		must(t, err)
-		if want := along.in("A").with(huge).forwarded(t, w.server.Attrs().HardwareAddr); verdict != tcRedirect || !bytes.Equal(o.DataOut, want) {
+		if want := along.in("A").with(huge).forwarded(t, w.servers.Attrs().HardwareAddr); verdict != tcRedirect || !bytes.Equal(o.DataOut, want) {
 			t.Errorf("verdict %d, the packet is\n%s\nwant\n%s", int32(verdict), hex.Dump(o.DataOut), hex.Dump(want))
 		}
 	}
@@ -171,7 +171,7 @@ func TestExpiredConnectionsAreAbsent(t *testing.T) {
 		w.setClock(end - 1)
 		for range 2 { // the second is past the kernel's turn to look for its neighbours
 			w.run(p, w.clients, tcp4.from(2).in("S").frame(t))
-			w.run(p, w.server, tcp4.from(2).out("SA").frame(t))
+			w.run(p, w.servers, tcp4.from(2).out("SA").frame(t))
 		}
 		w.check(p, row{does: "an answer in the last jiffy", in: tcp4.out("A"), becomes: forwarded}, 1)
 		end = w.settings.Now + w.settings.TcpTimeout[lvs.TCPEstablished]
@@ -211,7 +211,7 @@ func TestConnectionsAreTheirOwn(t *testing.T) {
 	for i, along := range again {
 		along.server = []netip.AddrPort{netip.AddrPortFrom(other4, 8086), netip.AddrPortFrom(server4, 8086)}[i%2]
 		_, out := w.run(w.tc, w.clients, along.in("S").frame(t))
-		if want := along.in("S").forwarded(t, w.server.Attrs().HardwareAddr); !bytes.Equal(out[14:], want[14:]) {
+		if want := along.in("S").forwarded(t, w.servers.Attrs().HardwareAddr); !bytes.Equal(out[14:], want[14:]) {
 			t.Errorf("connection %d: the packet is\n%s\nwant\n%s", i, hex.Dump(out), hex.Dump(want))
 		}
 	}

@@ -64,7 +64,7 @@ func (w *world) mustServe() {
 	for _, p := range []path{tcp4, tcp6, removed} {
 		for range 2 {
 			w.run(w.tc, w.clients, p.from(9).in("S").frame(w.t))
-			w.run(w.tc, w.server, p.from(9).out("SA").frame(w.t))
+			w.run(w.tc, w.servers, p.from(9).out("SA").frame(w.t))
 		}
 	}
 }
@@ -155,7 +155,7 @@ func (w *world) check(p *ebpf.Program, r row, port uint16) {
 // side is the interface that a packet comes in by.
 func (w *world) side(p packet) netlink.Link {
 	if p.answer {
-		return w.server
+		return w.servers
 	}
 	return w.clients
 }
@@ -166,7 +166,7 @@ func (r *row) wanted(w *world, xdp bool, frame []byte) (verdict uint32, out []by
 	counted = r.reason != bpfReasonREASON_NONE
 	switch {
 	case r.becomes == forwarded:
-		by := w.server
+		by := w.servers
 		if r.in.answer {
 			by = w.clients
 		}

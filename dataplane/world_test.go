@@ -24,10 +24,10 @@ import (
 // clock that stands still. Interfaces towards clients and servers exist, so that there are routes; nobody is behind them.
 type world struct {
 	*Director
-	t               testing.TB
-	clients, server netlink.Link
-	tc, xdp         *ebpf.Program
-	settings        bpfSetting
+	t                testing.TB
+	clients, servers netlink.Link
+	tc, xdp          *ebpf.Program
+	settings         bpfSetting
 }
 
 var (
@@ -77,12 +77,12 @@ func mustWorld(t testing.TB, s Sizes, change ...func(*ebpf.CollectionSpec)) *wor
 	mustNamespace(t)
 	w := &world{t: t}
 	w.clients = mustInterface(t, "clients", 1500, "198.51.100.1/24", "2001:db8:c::1/64")
-	w.server = mustInterface(t, "servers", serverMTU, "10.0.0.1/24", "fd00::1/64")
+	w.servers = mustInterface(t, "servers", serverMTU, "10.0.0.1/24", "fd00::1/64")
 	for _, a := range []netip.Addr{client4, client6} {
 		mustNeighbour(t, w.clients, a, clientMAC)
 	}
 	for _, a := range []netip.Addr{server4, server6, other4} {
-		mustNeighbour(t, w.server, a, serverMAC)
+		mustNeighbour(t, w.servers, a, serverMAC)
 	}
 	c, err := spec(s)
 	must(t, err)
@@ -127,14 +127,19 @@ func mustInterface(t testing.TB, name string, mtu int, addrs ...string) netlink.
 	l, err := netlink.LinkByName(name)
 	must(t, err)
 	for _, a := range addrs {
-		addr, err := netlink.ParseAddr(a)
-		must(t, err)
-		if strings.Contains(a, ":") {
-			addr.Flags = unix.IFA_F_NODAD
-		}
-		must(t, netlink.AddrAdd(l, addr))
+		mustAddress(t, l, a)
 	}
 	return l
+}
+
+func mustAddress(t testing.TB, l netlink.Link, address string) {
+	t.Helper()
+	a, err := netlink.ParseAddr(address)
+	must(t, err)
+	if strings.Contains(address, ":") {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	must(t, netlink.AddrAdd(l, a))
 }
 
 func mustNeighbour(t testing.TB, l netlink.Link, a netip.Addr, mac net.HardwareAddr) {
