@@ -68,8 +68,11 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 	if (!r || !d->conn)
 		return packet_pass(p);
 	/* whatever needs more than a rewrite is tc's to do */
-	if (p->hook == HOOK_XDP && (routed != ROUTED || r->xdp == ROUTE_XDP_NONE || f->ttl <= 1))
+	if (p->hook == HOOK_XDP && (routed != ROUTED || r->xdp == ROUTE_XDP_NONE || f->ttl <= 1)) {
+		if (routed == ROUTED_BY_KERNEL)
+			r->how = ROUTE_NONE; /* so that tc asks again, and is told the same */
 		return packet_pass(p);
+	}
 	conn_touch(d->conn, f, d->direction);
 	if (f->ttl <= 1)
 		return output ? drop(p, REASON_TTL) : refuse(p, f, &time_exceeded, REASON_TTL);
