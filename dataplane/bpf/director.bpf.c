@@ -82,7 +82,8 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 	__u32 ifindex = r->ifindex;
 	if (nat_rewrite(p, f, d))
 		return drop(p, REASON_MALFORMED);
-	count_packet(d->server, d->direction, f->length);
+	if (d->server)
+		count_packet(d->server, d->direction, f->length);
 	if (routed == ROUTED_LOCALLY)
 		return packet_pass(p);
 	if (routed == ROUTED_BY_KERNEL)

@@ -17,7 +17,7 @@ struct decision {
 	struct conn *conn;
 	__u32 outcome;
 	__u32 reason;
-	__u32 server;
+	__u32 server; /* that the packet counts for; 0 is none */
 	__u32 direction;
 	__u16 port;
 	__u16 forward;
@@ -119,11 +119,11 @@ static __always_inline void decide_conn(struct decision *d, struct flow *f, stru
 	struct server *server = bpf_map_lookup_elem(&servers, &slot);
 
 	d->conn = e;
-	d->server = slot;
 	d->direction = dir;
 	d->forward = READ_ONCE(e->life) >> LIFE_FORWARD_SHIFT;
 	if (!server)
 		return;
+	d->server = server->use == SLOT_LIVE ? slot : 0;
 	d->outcome = OUTCOME_DROP;
 	if (dir == DIRECTION_OUTPUT) {
 		d->addr[0] = e->virtual[0];
@@ -131,7 +131,7 @@ static __always_inline void decide_conn(struct decision *d, struct flow *f, stru
 		d->port = e->virtual_port;
 	} else {
 		d->reason = REASON_REMOVED;
-		if (server->use != SLOT_LIVE)
+		if (!d->server)
 			return;
 		d->addr[0] = server->addr[0];
 		d->addr[1] = server->addr[1];
