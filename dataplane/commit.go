@@ -312,6 +312,9 @@ func (a *applying) writeServers(slot uint32, want []bpfServer, members []uint32)
 			a.servers[at] = bpfServer{Addr: w.Addr, Port: w.Port, Service: slot}
 			cut()
 			a.clear(at)
+		} else if a.past(at, bootSeconds()) {
+			a.forget(&a.services[slot], at)
+			a.servers[at].Zero = bpfCounts{}
 		}
 		a.writeServer(at, w)
 		cut()
@@ -405,10 +408,27 @@ func (a *applying) clear(server uint32) {
 // graceSeconds is how long a removed server's slot is kept at least: packets that saw the old list are through by then.
 const graceSeconds = 2
 
-func bootSeconds() uint32 {
+// bootSeconds is a variable for the sake of tests that have a clock of their own.
+var bootSeconds = func() uint32 {
 	var ts unix.Timespec
 	unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
 	return uint32(ts.Sec)
+}
+
+// past says whether a server was removed and nothing refers to it any more.
+func (a *applying) past(server, now uint32) bool {
+	d, l := &a.servers[server], &a.loads[server]
+	idle := l.Active <= 0 && l.Inactive <= 0 && l.Persistent <= 0
+	return bpfSlotUse(d.Use) == bpfSlotUseSLOT_REMOVED && idle && now-d.Removed >= graceSeconds
+}
+
+// forget lets a server's slot begin anew. Its service goes on counting where it is.
+func (a *applying) forget(s *bpfService, server uint32) {
+	sum := fromCounts(s.Carried)
+	sum.Add(a.counted(server))
+	s.Carried = toCounts(sum)
+	cut()
+	a.clear(server)
 }
 
 // reclaim frees the slots of removed servers that no connection refers to any more, and of removed services without
@@ -424,17 +444,11 @@ func (a *applying) reclaim() {
 		before := 0
 		for slot, d := range a.members(s) {
 			before++
-			l := &a.loads[slot]
-			idle := l.Active <= 0 && l.Inactive <= 0 && l.Persistent <= 0
-			if bpfSlotUse(d.Use) != bpfSlotUseSLOT_REMOVED || !idle || now-d.Removed < graceSeconds {
+			if !a.past(slot, now) {
 				kept = append(kept, slot)
 				continue
 			}
-			sum := fromCounts(s.Carried)
-			sum.Add(a.counted(slot))
-			s.Carried = toCounts(sum)
-			cut()
-			a.clear(slot)
+			a.forget(s, slot)
 			d.Use = uint8(bpfSlotUseSLOT_FREE)
 			cut()
 			freed = true

@@ -113,7 +113,7 @@ func (d *Director) Conns() iter.Seq2[lvs.Conn, error] {
 			return
 		}
 		defer done()
-		in.conns(yield)
+		in.conns(jiffies(in.hz), yield)
 	}
 }
 

@@ -192,7 +192,7 @@ struct route {
 	__u32 ifindex;
 	__u32 checked; /* when the routes were last asked */
 	__u32 probed;  /* when the neighbour was last left to the kernel to verify */
-	__u32 mtu;
+	__u32 mtu; /* 0 if it is not known */
 	__u32 how; /* enum route_how */
 	__u32 xdp; /* enum route_xdp */
 	__u32 spare[3];
