@@ -126,6 +126,9 @@ func mustInterface(t testing.TB, name string, mtu int, addrs ...string) netlink.
 	}
 	l, err := netlink.LinkByName(name)
 	must(t, err)
+	must(t, netlink.LinkSetHardwareAddr(l, routerMAC))
+	l, err = netlink.LinkByName(name)
+	must(t, err)
 	for _, a := range addrs {
 		mustAddress(t, l, a)
 	}

@@ -6,14 +6,14 @@
 #include "tcp.h"
 
 enum outcome {
-	OUTCOME_PASS,	 /* not ours, or left to the kernel for a reason */
+	OUTCOME_PASS, /* not ours, or left to the kernel for a reason */
 	OUTCOME_FORWARD, /* to be rewritten and sent */
-	OUTCOME_REFUSE,	 /* no server: to be answered with ICMP port unreachable */
+	OUTCOME_REFUSE, /* no server: to be answered with ICMP port unreachable */
 	OUTCOME_DROP,
 };
 
 struct decision {
-	__u64 addr[2];	/* FORWARD: the new destination (input) or source (output) */
+	__u64 addr[2]; /* FORWARD: the new destination (input) or source (output) */
 	struct conn *conn;
 	__u32 outcome;
 	__u32 reason;
@@ -37,8 +37,14 @@ static __always_inline bool ours_has(const __u64 *words, const __u64 addr[2])
 }
 
 /* What schedule() answers beyond a line of the segment. */
-enum { SCHEDULED_NOT = -1, SCHEDULED_NO_SERVER = -2, SCHEDULED_FULL = -3, SCHEDULED_BUSY = -4, SCHEDULED_NOT_YET = -5,
-       SCHEDULED_NO_CONN = -6 };
+enum {
+	SCHEDULED_NOT = -1,
+	SCHEDULED_NO_SERVER = -2,
+	SCHEDULED_FULL = -3,
+	SCHEDULED_BUSY = -4,
+	SCHEDULED_NOT_YET = -5,
+	SCHEDULED_NO_CONN = -6
+};
 
 /* Whether a TCP segment begins a connection: also one with ACK, as of active FTP, but none with RST. */
 static __always_inline bool begins(struct flow *f)
