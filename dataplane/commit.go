@@ -176,7 +176,6 @@ type applying struct {
 	nextService, nextServer uint32 // where the search for a free slot goes on
 	keys, lists             *ebpf.Map
 	ours                    []bpfAddressBits
-	reclaimed               bool
 }
 
 func (a *applying) openMaps() (err error) {
