@@ -70,7 +70,6 @@ func (d *Director) remove(c *conn) {
 	delete(d.conns, c.flow)
 	*c.server.tally(c) -= 1
 	c.server.weigh()
-	d.forget(c.server)
 }
 
 // touch moves a connection on by a packet of it.

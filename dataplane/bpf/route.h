@@ -51,6 +51,7 @@ static __noinline enum routed route_ask(void *ctx, const __u64 *src, const __u64
 	r->dst[1] = dst[1];
 	r->checked = jiffies;
 	r->ifindex = fib.ifindex;
+	r->mtu = 0;
 	if (e == BPF_FIB_LKUP_RET_NOT_FWDED) {
 		r->how = ROUTE_LOCAL;
 		return ROUTED_LOCALLY;

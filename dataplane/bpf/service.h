@@ -17,7 +17,7 @@ struct decision {
 	struct conn *conn;
 	__u32 outcome;
 	__u32 reason;
-	__u32 server;
+	__u32 server; /* that the packet counts for; 0 is none */
 	__u32 direction;
 	__u16 port;
 	__u16 forward;
@@ -40,6 +40,12 @@ static __always_inline bool ours_has(const __u64 *words, const __u64 addr[2])
 enum { SCHEDULED_NOT = -1, SCHEDULED_NO_SERVER = -2, SCHEDULED_FULL = -3, SCHEDULED_BUSY = -4, SCHEDULED_NOT_YET = -5,
        SCHEDULED_NO_CONN = -6 };
 
+/* Whether a TCP segment begins a connection: also one with ACK, as of active FTP, but none with RST. */
+static __always_inline bool begins(struct flow *f)
+{
+	return (f->tcp_flags & (TCP_SYN | TCP_RST)) == TCP_SYN;
+}
+
 /* Makes a connection of a packet for a service: the entry's line in its segment, or a negative of the above. */
 __noinline int schedule(struct flow *f, struct conn_key *k, __u32 segment, __u32 line)
 {
@@ -51,7 +57,7 @@ __noinline int schedule(struct flow *f, struct conn_key *k, __u32 segment, __u32
 	__u32 *slot = bpf_map_lookup_elem(&service_slots, &sk);
 	if (!slot)
 		return SCHEDULED_NOT;
-	if (f->protocol == IPPROTO_TCP && !(f->tcp_flags & TCP_SYN))
+	if (f->protocol == IPPROTO_TCP && !begins(f))
 		return SCHEDULED_NO_CONN;
 	__u32 service = *slot;
 	struct service *v = bpf_map_lookup_elem(&services, &service);
@@ -98,7 +104,7 @@ static __always_inline bool conn_replaced_by(struct conn *e, struct flow *f)
 {
 	__u32 state = READ_ONCE(e->life) & LIFE_STATE;
 
-	return f->protocol == IPPROTO_TCP && f->tcp_flags & TCP_SYN && (state == TCP_TIME_WAIT || state == TCP_CLOSE);
+	return f->protocol == IPPROTO_TCP && begins(f) && (state == TCP_TIME_WAIT || state == TCP_CLOSE);
 }
 
 static __always_inline __u32 line_of(struct segment *s, struct conn *e)
@@ -113,11 +119,11 @@ static __always_inline void decide_conn(struct decision *d, struct flow *f, stru
 	struct server *server = bpf_map_lookup_elem(&servers, &slot);
 
 	d->conn = e;
-	d->server = slot;
 	d->direction = dir;
 	d->forward = READ_ONCE(e->life) >> LIFE_FORWARD_SHIFT;
 	if (!server)
 		return;
+	d->server = server->use == SLOT_LIVE ? slot : 0;
 	d->outcome = OUTCOME_DROP;
 	if (dir == DIRECTION_OUTPUT) {
 		d->addr[0] = e->virtual[0];
@@ -125,7 +131,7 @@ static __always_inline void decide_conn(struct decision *d, struct flow *f, stru
 		d->port = e->virtual_port;
 	} else {
 		d->reason = REASON_REMOVED;
-		if (server->use != SLOT_LIVE)
+		if (!d->server)
 			return;
 		d->addr[0] = server->addr[0];
 		d->addr[1] = server->addr[1];

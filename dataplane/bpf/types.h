@@ -150,6 +150,7 @@ enum conn_life {
 	LIFE_STATE = 0xff,
 	LIFE_ACTIVE = 0x100,	/* counted in load.active, else in load.inactive */
 	LIFE_NO_OUTPUT = 0x200, /* no packet of the server has been seen */
+	LIFE_ENDED = 0x400,	/* unlinked: whoever still holds the entry changes nothing */
 	LIFE_FORWARD_SHIFT = 16,
 };
 
@@ -191,7 +192,7 @@ struct route {
 	__u32 ifindex;
 	__u32 checked; /* when the routes were last asked */
 	__u32 probed;  /* when the neighbour was last left to the kernel to verify */
-	__u32 mtu;
+	__u32 mtu; /* 0 if it is not known */
 	__u32 how; /* enum route_how */
 	__u32 xdp; /* enum route_xdp */
 	__u32 spare[3];
