@@ -9,8 +9,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/cilium/ebpf"
-
 	"lvs"
 )
 
