@@ -36,7 +36,7 @@ func (a *applying) seat(slot uint32, before []sched.Server, order []uint32, want
 	if !fresh && !newScheduler && !edited && !a.again {
 		return nil
 	}
-	head := bpfSeat{Server: uint32(len(order))}
+	head := bpfSeat{Server: uint32(len(order)), Scheduler: uint32(a.services[slot].Scheduler)}
 	if !fresh && !newScheduler {
 		old, err := a.head(slot)
 		if err != nil {
