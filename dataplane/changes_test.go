@@ -9,8 +9,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/cilium/ebpf"
-
 	"lvs"
 )
 
@@ -278,21 +276,4 @@ func (in *instance) slotsInUse() (n int) {
 		}
 	}
 	return n
-}
-
-// verdicts counts what becomes of SYNs for a service while its servers are swapped.
-func (w *world) verdicts(p *ebpf.Program, along path, n int) (forwarded, dropped, left int) {
-	w.t.Helper()
-	for i := range n {
-		verdict, out := w.run(p, w.clients, along.nth(i).in("S").frame(w.t))
-		switch {
-		case verdict == tcRedirect && out[23] == 6:
-			forwarded++
-		case verdict == tcDrop:
-			dropped++
-		default:
-			left++
-		}
-	}
-	return forwarded, dropped, left
 }
