@@ -3,11 +3,8 @@
 package dataplane
 
 import (
-	"errors"
-	"io/fs"
 	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -92,10 +89,11 @@ func mustWorld(t testing.TB, s Sizes, change ...func(*ebpf.CollectionSpec)) *wor
 	}
 	p, err := findPlace()
 	must(t, err)
-	if err := os.Mkdir(p.parent, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		t.Fatal(err)
-	}
-	must(t, p.build(c))
+	l, err := p.lockParent()
+	must(t, err)
+	err = p.build(c)
+	l.release()
+	must(t, err)
 	w.Director = &Director{p, s}
 	t.Cleanup(func() {
 		if err := w.Unload(); err != nil {
