@@ -25,6 +25,7 @@ type world struct {
 	clients, servers netlink.Link
 	tc, xdp          *ebpf.Program
 	settings         bpfSetting
+	look             *instance
 }
 
 var (
@@ -158,10 +159,13 @@ func (w *world) setClock(jiffies uint32) {
 // mustLook opens the maps without a lock, until the test ends: for looking at them, and for what no product does.
 func (w *world) mustLook() *instance {
 	w.t.Helper()
-	in := &instance{dir: w.place.path, pinned: map[string]*ebpf.Map{}}
-	must(w.t, in.open())
-	w.t.Cleanup(in.close)
-	return in
+	if w.look == nil {
+		in := &instance{dir: w.place.path, pinned: map[string]*ebpf.Map{}}
+		must(w.t, in.open())
+		w.t.Cleanup(in.close)
+		w.look = in
+	}
+	return w.look
 }
 
 // mustUpdate changes the table.
