@@ -272,7 +272,11 @@ func removePins(dir string) error {
 	for _, e := range entries {
 		os.Remove(filepath.Join(dir, e.Name()))
 	}
-	return os.Remove(dir)
+	// a command in another namespace, finding the rest of it dead, may sweep it away as well
+	if err := os.Remove(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // start runs the program that starts the sweep's timer.
