@@ -24,16 +24,32 @@ var (
 	flagsOfServers = []byte{syn | ack, syn | ack, ack, ack | psh, fin | ack, rst, rst | ack, syn, fin, 0}
 )
 
+// drawTable adds a few services.
+func drawTable(t *rapid.T) func(*lvs.Table) error {
+	var some []func(*lvs.Table) error
+	for range rapid.IntRange(1, 6).Draw(t, "services") {
+		some = append(some, drawGrowth(t))
+	}
+	return func(t *lvs.Table) error {
+		for _, add := range some {
+			if err := add(t); err != nil && err != lvs.ErrServiceExists {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
 // drawGrowth adds a service with servers.
 func drawGrowth(t *rapid.T) func(*lvs.Table) error {
-	n := rapid.IntRange(0, len(stageServices)-1).Draw(t, "service")
+	n := rapid.SampledFrom([]int{0, 1, 2, 3, 4, 0, 1, 2, 3, 4, oddService}).Draw(t, "service")
 	id, config := stageServices[n], drawService(t, n)
 	type one struct {
 		id     lvs.ServerID
 		config lvs.ServerConfig
 	}
 	var some []one
-	for range rapid.IntRange(0, 4).Draw(t, "servers") {
+	for range rapid.SampledFrom([]int{2, 3, 4, 1, 0}).Draw(t, "servers") {
 		some = append(some, one{drawServerID(t, n), drawServer(t, n)})
 	}
 	return func(table *lvs.Table) error {
@@ -50,9 +66,10 @@ func drawGrowth(t *rapid.T) func(*lvs.Table) error {
 }
 
 // drawEdit is any one command of an operator, or two at once. Some make no sense.
-func drawEdit(t *rapid.T) func(*lvs.Table) error {
-	n := rapid.IntRange(0, len(stageServices)-1).Draw(t, "service")
+func (s *stage) drawEdit(t *rapid.T) func(*lvs.Table) error {
+	n := s.drawPresent(t)
 	id := stageServices[n]
+	drawServerID := s.drawMember
 	switch rapid.SampledFrom([]string{"add", "remove", "edit", "edit service", "add both", "remove service", "zero", "zero all", "time-outs", "again"}).Draw(t, "edit") {
 	case "add":
 		server, config := drawServerID(t, n), drawServer(t, n)
@@ -94,20 +111,21 @@ func drawService(t *rapid.T, n int) lvs.ServiceConfig {
 	if stageServices[n].Family == lvs.IPv6 {
 		c.Netmask = 128
 	}
-	switch rapid.IntRange(0, 19).Draw(t, "kind") {
-	case 19:
+	switch rapid.IntRange(0, 29).Draw(t, "kind") {
+	case 29:
 		c.Scheduler = rapid.SampledFrom([]string{"sed", "sh", "mh"}).Draw(t, "scheduler")
-	case 18:
+	case 28:
 		c.Persistent = 300
-	case 17:
+	case 27:
 		c.OnePacket = true
 	}
 	return c
 }
 
 func drawServerID(t *rapid.T, n int) lvs.ServerID {
+	all := castOf(servers, stageServices[n].Family)
 	return lvs.ServerID{
-		Addr: rapid.SampledFrom(castOf(servers, stageServices[n].Family)).Draw(t, "server"),
+		Addr: rapid.SampledFrom(append(all, all[:4]...)).Draw(t, "server"), // the last one, without a way, comes less often
 		Port: rapid.SampledFrom([]uint16{80, 80, 8080}).Draw(t, "port"),
 	}
 }
@@ -127,14 +145,39 @@ func drawServer(t *rapid.T, n int) lvs.ServerConfig {
 	return c
 }
 
+// drawPresent is the number of a service, most often of one that there is.
+func (s *stage) drawPresent(t *rapid.T) int {
+	var there []int
+	table, _ := s.judge.Table()
+	for n, id := range stageServices {
+		if table.Service(id) != nil {
+			there = append(there, n)
+		}
+	}
+	if len(there) == 0 || rapid.IntRange(0, 9).Draw(t, "any service") == 9 {
+		return rapid.IntRange(0, len(stageServices)-1).Draw(t, "service")
+	}
+	return rapid.SampledFrom(there).Draw(t, "service")
+}
+
+// drawMember is a server, often of those that a service has.
+func (s *stage) drawMember(t *rapid.T, n int) lvs.ServerID {
+	table, _ := s.judge.Table()
+	v := table.Service(stageServices[n])
+	if v == nil || len(v.Servers) == 0 || rapid.Bool().Draw(t, "any server") {
+		return drawServerID(t, n)
+	}
+	return v.Servers[rapid.IntRange(0, len(v.Servers)-1).Draw(t, "server")].ServerID
+}
+
 // drawPacket is a packet of a client, or now and then one of a server that nobody has asked.
 func (s *stage) drawPacket(t *rapid.T) wire {
-	n := rapid.IntRange(0, len(stageServices)-1).Draw(t, "service")
+	n := s.drawPresent(t)
 	id := stageServices[n]
-	from := clientPort(rapid.SampledFrom(castOf(clients, id.Family)).Draw(t, "client"), n, rapid.IntRange(0, 2).Draw(t, "port"))
+	from := netip.AddrPortFrom(rapid.SampledFrom(castOf(clients, id.Family)).Draw(t, "client"), rapid.Uint16Range(20_000, 20_002).Draw(t, "port"))
 	to := virtualOf(n)
 	if rapid.IntRange(0, 9).Draw(t, "way") == 9 {
-		server := drawServerID(t, n)
+		server := s.drawMember(t, n)
 		from, to = netip.AddrPortFrom(server.Addr, server.Port), from
 	}
 	if rapid.IntRange(0, 19).Draw(t, "other port") == 19 {
@@ -151,11 +194,11 @@ func drawBody(t *rapid.T, p lvs.Protocol, from, to netip.AddrPort) wire {
 	if rapid.IntRange(0, 2).Draw(t, "special") != 2 {
 		return w
 	}
-	switch rapid.SampledFrom([]string{"ttl", "long", "options", "checksum", "cut", "fragment", "damage", "foreign", "tagged", "protocol", "damages"}).Draw(t, "what") {
+	switch rapid.SampledFrom([]string{"ttl", "ttl", "long", "long", "long", "long", "options", "checksum", "checksum", "cut", "fragment", "damage", "foreign", "tagged", "protocol", "damages"}).Draw(t, "what") {
 	case "ttl":
 		w.ttl = rapid.SampledFrom([]byte{0, 1, 2, 255}).Draw(t, "ttl")
 	case "long":
-		w.payload = rapid.SampledFrom([]int{471, 472, 560, 561, 573, 600, 1220, 1232, 1241, 1400}).Draw(t, "payload")
+		w.payload = rapid.SampledFrom([]int{463, 464, 471, 472, 473, 484, 560, 561, 572, 573, 1220, 1221, 1232, 1233, 1400}).Draw(t, "payload")
 		w.fragment = rapid.SampledFrom([]uint16{0, 0x4000}).Draw(t, "fragment")
 	case "options":
 		w.options = rapid.IntRange(1, 10).Draw(t, "options")
@@ -183,9 +226,9 @@ func drawBody(t *rapid.T, p lvs.Protocol, from, to netip.AddrPort) wire {
 
 // drawDamage spares the source address and the ports: who comes is not to be a stranger to the cast.
 func drawDamage(t *rapid.T, from netip.Addr) wireDamage {
-	at := []int{12, 13, 14, 15, 16, 17, 18, 20, 21, 22, 23, 24, 25, 30, 33, 38, 39, 46, 47, 48, 50, 51}
+	at := []int{12, 13, 14, 15, 16, 17, 18, 20, 21, 22, 23, 24, 25, 30, 38, 39, 46, 47, 48, 50, 51}
 	if from.Is6() {
-		at = []int{12, 13, 14, 15, 18, 19, 20, 21, 38, 53, 58, 59, 66, 67, 68, 70, 71}
+		at = []int{12, 13, 14, 15, 18, 19, 20, 21, 38, 58, 59, 66, 67, 68, 70, 71}
 	}
 	return wireDamage{rapid.SampledFrom(at).Draw(t, "at"), rapid.Byte().Draw(t, "is")}
 }

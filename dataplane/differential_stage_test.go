@@ -37,7 +37,9 @@ type stage struct {
 	began, now uint32 // jiffies
 	reasons    [bpfReasonREASONS]uint64
 	names      map[bpfReason]string
-	fast       int // packets that XDP has sent
+	ways       map[uint32]way // by line
+	asked      netip.Addr     // the way that the oracle asked for last
+	fast       int            // packets that XDP has sent
 }
 
 // stageSide is an interface with the network behind it.
@@ -171,6 +173,9 @@ func (s *stage) mustLoad(t rapid.TB) {
 	if err := os.Mkdir(p.parent, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		t.Fatal(err)
 	}
+	l, err := lockDir(p.parent, unix.LOCK_EX) // against those who sweep
+	mustDo(t, "lock", err)
+	defer l.release()
 	mustDo(t, "load", p.build(c))
 	s.Director = &Director{place: p, sizes: stageSizes}
 	mustDo(t, "attach", s.Attach([]string{"story-clients", "story-servers"}, XDPNative))
@@ -250,10 +255,12 @@ func (s *stage) mustBegin(t rapid.TB, at uint32) {
 	s.clean = false
 	s.began, s.now = at, at
 	bootSeconds = func() uint32 { return 1000 + (s.now-s.began)/s.in.hz }
-	s.judge = oracle.New(oracle.Options{Size: stageConns, Route: s.route, Schedulers: []string{"rr", "wrr", "lc", "wlc"}})
+	ask := func(a netip.Addr) (oracle.Hop, bool) { s.asked = a; return s.route(a) }
+	s.judge = oracle.New(oracle.Options{Size: stageConns, Route: ask, Schedulers: []string{"rr", "wrr", "lc", "wlc"}})
 	s.mustSet(t)
 	routes, err := s.in.m(bpfMapRoutes)
 	mustDo(t, "routes", err)
+	s.ways = map[uint32]way{}
 	for _, a := range castOf(everybody) {
 		mustDo(t, "routes", routes.Put(s.routeLine(a), bpfRoute{}))
 	}
@@ -272,17 +279,16 @@ func (s *stage) mustBegin(t rapid.TB, at uint32) {
 // mustEnd clears everything away in the way of an operator and of time, and looks whether anything stays.
 func (s *stage) mustEnd(t rapid.TB) {
 	t.Helper()
-	mustDo(t, "clear", s.Update(func(t *lvs.Table) error { t.Clear(); t.SetTimeouts(lvs.DefaultTimeouts); return nil }))
+	last := lvs.ServiceID{Family: lvs.IPv4, Protocol: lvs.TCP, Addr: netip.MustParseAddr("10.9.9.9"), Port: 1}
+	mustDo(t, "clear", s.Update(func(t *lvs.Table) error {
+		t.Clear()
+		t.SetTimeouts(lvs.DefaultTimeouts)
+		return t.AddService(last, lvs.ServiceConfig{Scheduler: "rr"})
+	}))
 	for range 2 { // entries end, and then their lines are free
 		s.mustAdvance(t, 10_000*s.in.hz)
 	}
-	extra := lvs.ServiceID{Family: lvs.IPv4, Protocol: lvs.TCP, Addr: netip.MustParseAddr("10.9.9.9"), Port: 1}
-	for _, change := range []func(*lvs.Table) error{
-		func(t *lvs.Table) error { return t.AddService(extra, lvs.ServiceConfig{Scheduler: "rr"}) },
-		func(t *lvs.Table) error { return t.DeleteService(extra) },
-	} {
-		mustDo(t, "a last change", s.Update(change))
-	}
+	mustDo(t, "clear", s.Update(func(t *lvs.Table) error { t.Clear(); return nil }))
 	s.checkNothingLeft(t)
 	s.clean = true
 }
