@@ -132,7 +132,7 @@ func (d *Director) Size() int {
 func (d *Director) Unload() error {
 	in, err := d.open(unix.LOCK_EX)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return d.place.clear()
 	}
 	if err != nil {
 		return err
@@ -187,6 +187,23 @@ func (p place) create(s Sizes) error {
 		return nil
 	}
 	return p.load(s)
+}
+
+// clear removes what a process that was killed has left of an instance that it was loading.
+func (p place) clear() error {
+	l, err := lockDir(p.parent, unix.LOCK_EX)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer l.release()
+	if err := removePins(p.path + "-new"); err != nil {
+		return err
+	}
+	os.Remove(p.parent) // if it was the last one
+	return nil
 }
 
 // instance is what is pinned for a namespace, open and locked.

@@ -272,7 +272,7 @@ func removePins(dir string) error {
 	for _, e := range entries {
 		os.Remove(filepath.Join(dir, e.Name()))
 	}
-	// a command in another namespace, finding the rest of it dead, may sweep it away as well
+	// a command in another namespace may have swept it away meanwhile
 	if err := os.Remove(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -42,7 +42,6 @@ type Director struct {
 	services []*service // oldest first
 	servers  map[serverKey]*server
 	conns    map[flow]*conn
-	born     uint64 // connections made so far
 	reasons  map[Reason]uint64
 }
 

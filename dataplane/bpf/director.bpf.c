@@ -67,9 +67,10 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 		return packet_pass(p);
 	/* whatever needs more than a rewrite is tc's to do */
 	bool fits = !r->mtu || f->length <= r->mtu || packet_is_gso(p);
-	if (p->hook == HOOK_XDP && (routed != ROUTED || r->xdp == ROUTE_XDP_NONE || f->ttl <= 1 || !fits)) {
+	if (p->hook == HOOK_XDP &&
+	    (routed != ROUTED || r->xdp == ROUTE_XDP_NONE || (f->ttl <= 1 && !output) || !fits)) {
 		if (routed == ROUTED_BY_KERNEL)
-			r->how = ROUTE_NONE; /* so that tc asks again, and is told the same */
+			r->probe = 1;
 		return packet_pass(p);
 	}
 	conn_touch(d->conn, f, d->direction);
