@@ -80,10 +80,11 @@ func (d *Director) Table() (*lvs.Table, error) {
 	return in.table()
 }
 
-// Conns is as [lvs.Director] says.
+// Conns is as [lvs.Director] says. It waits for nobody and nobody waits for it: a change may be under way, and whoever
+// reads may take all the time.
 func (d *Director) Conns() iter.Seq2[lvs.Conn, error] {
 	return func(yield func(lvs.Conn, error) bool) {
-		in, err := d.open(unix.LOCK_SH)
+		in, err := d.open(unix.LOCK_UN)
 		if errors.Is(err, fs.ErrNotExist) {
 			return
 		}
@@ -96,9 +97,10 @@ func (d *Director) Conns() iter.Seq2[lvs.Conn, error] {
 	}
 }
 
-// Size is as [lvs.Director] says: for a loaded instance its own size, else that which it would be loaded with.
+// Size is as [lvs.Director] says: for a loaded instance its own size, else that which it would be loaded with. It may be
+// called within an Update, as Conns may.
 func (d *Director) Size() int {
-	in, err := d.open(unix.LOCK_SH)
+	in, err := d.open(unix.LOCK_UN)
 	if err != nil {
 		return d.sizes.Conns
 	}
