@@ -60,7 +60,7 @@ func TestStories(t *testing.T) {
 }
 
 // mustBuild compiles the binary, with the links that an installation has, and answers with their folder.
-func mustBuild(t *testing.T) string {
+func mustBuild(t testing.TB) string {
 	t.Helper()
 	bin := t.TempDir()
 	build := exec.Command("go", "build", "-buildvcs=false", "-o", filepath.Join(bin, "director"), "lvs/cmd/director")
