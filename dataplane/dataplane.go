@@ -36,6 +36,21 @@ func Open(s Sizes) (*Director, error) {
 	return &Director{p, s}, s.check()
 }
 
+// Namespace names the network namespace, by its cookie; no other one gets that name while the machine is up.
+func (d *Director) Namespace() string { return filepath.Base(d.place.path) }
+
+// Hold keeps the Director's place in reach when the process that it was found through has ended: for one that outlives
+// its parents.
+func (d *Director) Hold() error {
+	root, err := unix.Open(filepath.Dir(d.place.parent), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("hold %s: %w", d.place.path, err)
+	}
+	d.place.parent = filepath.Join(fmt.Sprintf("/proc/self/fd/%d", root), home)
+	d.place.path = filepath.Join(d.place.parent, d.Namespace())
+	return nil
+}
+
 // Update is as [lvs.Director] says. It loads the instance if there is none, and attaches it to interfaces that are
 // up and were not attached to before.
 func (d *Director) Update(change func(*lvs.Table) error) error {
