@@ -22,11 +22,14 @@ import (
 )
 
 type verbs struct {
-	Attach attachVerb `cmd:"" help:"Attach to network interfaces."`
-	Detach detachVerb `cmd:"" help:"Take the programs off network interfaces."`
-	Status statusVerb `cmd:"" help:"What is attached, how full the tables are, and what was not forwarded."`
-	Unload unloadVerb `cmd:"" help:"Detach from everything, and forget all services and connections."`
-	Lab    labVerb    `cmd:"" help:"Networks out of namespaces that show the director at work."`
+	Attach        attachVerb  `cmd:"" help:"Attach to network interfaces."`
+	Detach        detachVerb  `cmd:"" help:"Take the programs off network interfaces."`
+	Status        statusVerb  `cmd:"" help:"What is attached, how full the tables are, and what was not forwarded."`
+	Apply         applyVerb   `cmd:"" help:"Make the table what a file says, and touch only what differs."`
+	Confirm       confirmVerb `cmd:"" help:"Keep the change of an apply --rollback-after."`
+	WatchRollback watchVerb   `cmd:"" hidden:""`
+	Unload        unloadVerb  `cmd:"" help:"Detach from everything, and forget all services and connections."`
+	Lab           labVerb     `cmd:"" help:"Networks out of namespaces that show the director at work."`
 }
 
 func main() {
@@ -63,4 +66,4 @@ func spellOut(args []string) []string {
 	return args
 }
 
-func openDirector(ipvsadm.Mode) (lvs.Director, error) { return dataplane.Open(dataplane.DefaultSizes) }
+func openDirector(ipvsadm.Mode) (lvs.Director, error) { return openDataplane() }
