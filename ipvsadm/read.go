@@ -95,3 +95,6 @@ func Rules(t *lvs.Table) []Rule {
 	}
 	return rules
 }
+
+// Sorted gives services in the order of listings.
+func Sorted(services []*lvs.Service) []*lvs.Service { return sortedServices(services) }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -121,6 +122,7 @@ func (v listVerb) chosen(t *lvs.Table) (chosen []*lvs.Service) {
 	for _, s := range ipvsadm.Sorted(t.Services()) {
 		one := *s
 		one.Servers = slices.DeleteFunc(slices.Clone(s.Servers), func(d *lvs.Server) bool { return !v.Server.chooses(d.Addr, d.Port) })
+		slices.SortFunc(one.Servers, func(a, b *lvs.Server) int { return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Port, b.Port)) })
 		if v.Service.chooses(s.ServiceID) && (len(one.Servers) > 0 || v.Server == endpoint{}) {
 			chosen = append(chosen, &one)
 		}
@@ -137,16 +139,16 @@ func listText(out io.Writer, services []*lvs.Service) error {
 		for _, d := range s.Servers {
 			sum.Active, sum.Inactive = sum.Active+d.Load.Active, sum.Inactive+d.Load.Inactive
 		}
-		fmt.Fprintf(w, "\t%d\t%d\t%d\t%s\t%s\t  %v %s\n", sum.Active, sum.Inactive, s.Stats.Conns, bytes(s.Stats.InBytes), bytes(s.Stats.OutBytes), s.ServiceID, s.Scheduler)
+		fmt.Fprintf(w, "\t%d\t%d\t%d\t%s\t%s\t  %v %s\n", sum.Active, sum.Inactive, s.Stats.Conns, amount(s.Stats.InBytes), amount(s.Stats.OutBytes), s.ServiceID, s.Scheduler)
 		for _, d := range s.Servers {
-			fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%s\t%s\t    %v %v\n", d.Weight, d.Load.Active, d.Load.Inactive, d.Stats.Conns, bytes(d.Stats.InBytes), bytes(d.Stats.OutBytes), d.ServerID, d.Forward)
+			fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%s\t%s\t    %v %v\n", d.Weight, d.Load.Active, d.Load.Inactive, d.Stats.Conns, amount(d.Stats.InBytes), amount(d.Stats.OutBytes), d.ServerID, d.Forward)
 		}
 	}
 	return w.Flush()
 }
 
-// bytes gives a number of bytes in a form that is read at a glance.
-func bytes(n uint64) string {
+// amount gives a number of bytes in a form that is read at a glance.
+func amount(n uint64) string {
 	if n < 1000 {
 		return strconv.FormatUint(n, 10)
 	}

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -25,6 +26,10 @@ type verbs struct {
 	Attach        attachVerb  `cmd:"" help:"Attach to network interfaces."`
 	Detach        detachVerb  `cmd:"" help:"Take the programs off network interfaces."`
 	Status        statusVerb  `cmd:"" help:"What is attached, how full the tables are, and what was not forwarded."`
+	List          listVerb    `cmd:"" help:"Services and servers, and what they carry."`
+	Conns         connsVerb   `cmd:"" help:"Connections."`
+	Save          saveVerb    `cmd:"" help:"Print the commands that make the table anew."`
+	Restore       restoreVerb `cmd:"" help:"Make the table anew out of such commands."`
 	Apply         applyVerb   `cmd:"" help:"Make the table what a file says, and touch only what differs."`
 	Confirm       confirmVerb `cmd:"" help:"Keep the change of an apply --rollback-after."`
 	WatchRollback watchVerb   `cmd:"" hidden:""`
@@ -48,7 +53,11 @@ func main() {
 			"servers":  strconv.Itoa(dataplane.DefaultSizes.Servers),
 		},
 		kong.BindTo(ctx, (*context.Context)(nil)))
-	if err := verb.Run(); err != nil {
+	err := verb.Run()
+	if code := exit(0); errors.As(err, &code) {
+		os.Exit(int(code))
+	}
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "director: %v\n", err)
 		os.Exit(1)
 	}

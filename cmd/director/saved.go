@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 
 	"lvs/ipvsadm"
 )
@@ -54,6 +53,5 @@ Example:
 
 // Run restores.
 func (restoreVerb) Run() error {
-	fmt.Fprint(os.Stderr)
 	return runIPVSadm("ipvsadm-restore")
 }
