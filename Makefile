@@ -24,7 +24,7 @@ check: ## judge the sources without running them
 
 test: ## run all tests; as root those that need namespaces and eBPF, too
 	@e2e/setup
-	$(GO) test ./...
+	$(GO) test -count=1 ./...
 
 lab: build ## watch the director at work (as root)
 	build/director lab nat

@@ -33,25 +33,30 @@ func (in *instance) commit(t *lvs.Table) error {
 	if err != nil {
 		return err
 	}
-	if len(records) > 0 {
-		if err := in.room(t); err != nil {
-			return err
-		}
-		if err := in.writeJournal(records); err != nil {
-			return err
-		}
-		if err := in.apply(records, false); err != nil {
-			return err
-		}
-		if err := in.removeJournal(); err != nil {
-			return err
-		}
+	if len(records) == 0 {
+		return in.setTimeouts(t.Timeouts)
 	}
-	settings, err := in.settings()
-	if err != nil || settings.timeouts(in.hz) == t.Timeouts {
+	if err := in.room(t); err != nil {
 		return err
 	}
-	settings.setTimeouts(t.Timeouts, in.hz)
+	if err := in.writeJournal(records, t.Timeouts); err != nil {
+		return err
+	}
+	if err := in.apply(records, false); err != nil {
+		return err
+	}
+	if err := in.setTimeouts(t.Timeouts); err != nil {
+		return err
+	}
+	return in.removeJournal()
+}
+
+func (in *instance) setTimeouts(t lvs.Timeouts) error {
+	settings, err := in.settings()
+	if err != nil || settings.timeouts(in.hz) == t {
+		return err
+	}
+	settings.setTimeouts(t, in.hz)
 	return in.putSettings(settings)
 }
 
@@ -167,6 +172,9 @@ func (in *instance) apply(records []*record, again bool) error {
 	return nil
 }
 
+// cut is called after each step of a change, for a test to end it there.
+var cut = func() {}
+
 // applying is the state of one apply.
 type applying struct {
 	*instance
@@ -176,7 +184,6 @@ type applying struct {
 	nextService, nextServer uint32 // where the search for a free slot goes on
 	keys, lists             *ebpf.Map
 	ours                    []bpfAddressBits
-	reclaimed               bool
 }
 
 func (a *applying) openMaps() (err error) {
@@ -205,6 +212,7 @@ func (a *applying) one(r *record) error {
 	members := a.membersOf(slot)
 	before, oldScheduler := a.seated(members), s.Scheduler
 	a.writeService(slot, r, members, fresh)
+	cut()
 	order, err := a.writeServers(slot, r.servers, members)
 	if err != nil {
 		return err
@@ -213,14 +221,16 @@ func (a *applying) one(r *record) error {
 	if err := a.seat(slot, before, order, r.servers, fresh, oldScheduler != s.Scheduler); err != nil {
 		return err
 	}
+	cut()
 	a.chain(s, order, members)
 	if r.zeroed() {
 		a.zero(s)
 	}
-	if !fresh {
+	if !fresh && !a.again {
 		return nil
 	}
 	s.Use = bpfSlotUseSLOT_LIVE
+	cut()
 	a.slots[s.Key] = slot
 	return a.keys.Put(s.Key, slot)
 }
@@ -300,9 +310,14 @@ func (a *applying) writeServers(slot uint32, want []bpfServer, members []uint32)
 				return nil, ErrNoRoom
 			}
 			a.servers[at] = bpfServer{Addr: w.Addr, Port: w.Port, Service: slot}
+			cut()
 			a.clear(at)
+		} else if a.past(at, bootSeconds()) {
+			a.forget(&a.services[slot], at)
+			a.servers[at].Zero = bpfCounts{}
 		}
 		a.writeServer(at, w)
+		cut()
 		order = append(order, at)
 	}
 	return order, nil
@@ -334,6 +349,7 @@ func (a *applying) chain(s *bpfService, order, members []uint32) {
 		if d := &a.servers[i]; bpfSlotUse(d.Use) == bpfSlotUseSLOT_LIVE {
 			d.Removed = bootSeconds()
 			d.Use = uint8(bpfSlotUseSLOT_REMOVED)
+			cut()
 		}
 		all = append(all, i)
 	}
@@ -344,6 +360,7 @@ func (a *applying) link(s *bpfService, all []uint32) {
 	next := uint32(0)
 	for _, i := range slices.Backward(all) {
 		a.servers[i].Next = next
+		cut()
 		next = i
 	}
 	s.First = next
@@ -360,6 +377,7 @@ func (a *applying) removeService(slot uint32) error {
 		if err := remove(); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return err
 		}
+		cut()
 	}
 	a.chain(s, nil, a.membersOf(slot))
 	s.Use = bpfSlotUseSLOT_REMOVED
@@ -372,6 +390,7 @@ func (a *applying) zero(s *bpfService) {
 	for i, d := range a.members(s) {
 		counted := a.counted(i)
 		d.Zero = toCounts(counted)
+		cut()
 		sum.Add(counted)
 	}
 	var none lvs.Stats
@@ -389,10 +408,27 @@ func (a *applying) clear(server uint32) {
 // graceSeconds is how long a removed server's slot is kept at least: packets that saw the old list are through by then.
 const graceSeconds = 2
 
-func bootSeconds() uint32 {
+// bootSeconds is a variable for the sake of tests that have a clock of their own.
+var bootSeconds = func() uint32 {
 	var ts unix.Timespec
 	unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
 	return uint32(ts.Sec)
+}
+
+// past says whether a server was removed and nothing refers to it any more.
+func (a *applying) past(server, now uint32) bool {
+	d, l := &a.servers[server], &a.loads[server]
+	idle := l.Active <= 0 && l.Inactive <= 0 && l.Persistent <= 0
+	return bpfSlotUse(d.Use) == bpfSlotUseSLOT_REMOVED && idle && now-d.Removed >= graceSeconds
+}
+
+// forget lets a server's slot begin anew. Its service goes on counting where it is.
+func (a *applying) forget(s *bpfService, server uint32) {
+	sum := fromCounts(s.Carried)
+	sum.Add(a.counted(server))
+	s.Carried = toCounts(sum)
+	cut()
+	a.clear(server)
 }
 
 // reclaim frees the slots of removed servers that no connection refers to any more, and of removed services without
@@ -408,17 +444,13 @@ func (a *applying) reclaim() {
 		before := 0
 		for slot, d := range a.members(s) {
 			before++
-			l := &a.loads[slot]
-			idle := l.Active <= 0 && l.Inactive <= 0 && l.Persistent <= 0
-			if bpfSlotUse(d.Use) != bpfSlotUseSLOT_REMOVED || !idle || now-d.Removed < graceSeconds {
+			if !a.past(slot, now) {
 				kept = append(kept, slot)
 				continue
 			}
-			sum := fromCounts(s.Carried)
-			sum.Add(a.counted(slot))
-			s.Carried = toCounts(sum)
-			a.clear(slot)
+			a.forget(s, slot)
 			d.Use = uint8(bpfSlotUseSLOT_FREE)
+			cut()
 			freed = true
 		}
 		if len(kept) < before {

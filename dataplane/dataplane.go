@@ -19,9 +19,13 @@ import (
 
 // Director is the instance of the calling thread's network namespace. Nothing is loaded before something is changed.
 // It keeps nothing open: each call opens what is pinned, under the instance's lock, and closes it.
+//
+// A Director is for one goroutine at a time. The change of an Update may call its other methods, which then read what
+// was there before the change.
 type Director struct {
-	place place
-	sizes Sizes
+	place    place
+	sizes    Sizes
+	updating *instance // open and locked by an Update under way
 }
 
 var _ lvs.Director = (*Director)(nil)
@@ -33,7 +37,7 @@ func Open(s Sizes) (*Director, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Director{p, s}, s.check()
+	return &Director{place: p, sizes: s}, s.check()
 }
 
 // Namespace names the network namespace, by its cookie; no other one gets that name while the machine is up.
@@ -66,40 +70,56 @@ func (d *Director) Update(change func(*lvs.Table) error) error {
 	if err != nil {
 		return err
 	}
-	if err := change(t); err != nil {
+	d.updating = in
+	err = change(t)
+	d.updating = nil
+	if err != nil {
 		return err
 	}
 	return in.commit(t)
 }
 
+// reading opens the instance to be read under a lock; the function it answers closes it.
+func (d *Director) reading(how int) (*instance, func(), error) {
+	if d.updating != nil {
+		return d.updating, func() {}, nil
+	}
+	in, err := d.open(how)
+	if err != nil {
+		return nil, nil, err
+	}
+	return in, in.close, nil
+}
+
 // Table is as [lvs.Director] says. Where nothing is loaded the table is empty.
 func (d *Director) Table() (*lvs.Table, error) {
-	in, err := d.open(unix.LOCK_SH)
+	in, done, err := d.reading(unix.LOCK_SH)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &lvs.Table{Timeouts: lvs.DefaultTimeouts}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer func() { in.close() }()
-	if in.broken() {
-		// a change was cut short: it has to be finished before anybody may look
-		in.close()
-		if in, err = d.open(unix.LOCK_EX); err != nil {
-			return nil, err
-		}
-		if err := in.repair(); err != nil {
-			return nil, err
-		}
+	if d.updating != nil || !in.broken() {
+		defer done()
+		return in.table()
+	}
+	// a change was cut short: it has to be finished before anybody may look
+	done()
+	if in, err = d.open(unix.LOCK_EX); err != nil {
+		return nil, err
+	}
+	defer in.close()
+	if err := in.repair(); err != nil {
+		return nil, err
 	}
 	return in.table()
 }
 
-// Conns is as [lvs.Director] says. It waits for nobody and nobody waits for it: a change may be under way, and whoever
-// reads may take all the time.
+// Conns is as [lvs.Director] says. It waits for nobody, and nobody waits for it: whoever reads may take all the time.
 func (d *Director) Conns() iter.Seq2[lvs.Conn, error] {
 	return func(yield func(lvs.Conn, error) bool) {
-		in, err := d.open(unix.LOCK_UN)
+		in, done, err := d.reading(unix.LOCK_UN)
 		if errors.Is(err, fs.ErrNotExist) {
 			return
 		}
@@ -107,19 +127,18 @@ func (d *Director) Conns() iter.Seq2[lvs.Conn, error] {
 			yield(lvs.Conn{}, err)
 			return
 		}
-		defer in.close()
-		in.conns(yield)
+		defer done()
+		in.conns(jiffies(in.hz), yield)
 	}
 }
 
-// Size is as [lvs.Director] says: for a loaded instance its own size, else that which it would be loaded with. It may be
-// called within an Update, as Conns may.
+// Size is as [lvs.Director] says: for a loaded instance its own size, else that which it would be loaded with.
 func (d *Director) Size() int {
-	in, err := d.open(unix.LOCK_UN)
+	in, done, err := d.reading(unix.LOCK_SH)
 	if err != nil {
 		return d.sizes.Conns
 	}
-	defer in.close()
+	defer done()
 	return in.size()
 }
 
@@ -128,7 +147,7 @@ func (d *Director) Size() int {
 func (d *Director) Unload() error {
 	in, err := d.open(unix.LOCK_EX)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return d.place.clear()
 	}
 	if err != nil {
 		return err
@@ -183,6 +202,23 @@ func (p place) create(s Sizes) error {
 		return nil
 	}
 	return p.load(s)
+}
+
+// clear removes what a process that was killed has left of an instance that it was loading.
+func (p place) clear() error {
+	l, err := lockDir(p.parent, unix.LOCK_EX)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer l.release()
+	if err := removePins(p.path + "-new"); err != nil {
+		return err
+	}
+	os.Remove(p.parent) // if it was the last one
+	return nil
 }
 
 // instance is what is pinned for a namespace, open and locked.

@@ -136,7 +136,8 @@ type bpfRoute struct {
 	Mtu     uint32
 	How     uint32
 	Xdp     uint32
-	Spare   [3]uint32
+	Probe   uint32
+	Spare   [2]uint32
 }
 
 type bpfScheduler uint32

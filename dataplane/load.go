@@ -152,6 +152,10 @@ func (p place) load(s Sizes) error {
 	if err != nil {
 		return err
 	}
+	return p.build(c)
+}
+
+func (p place) build(c *ebpf.CollectionSpec) error {
 	coll, err := ebpf.NewCollection(c)
 	if err != nil {
 		return explainLoad(err)
@@ -268,7 +272,11 @@ func removePins(dir string) error {
 	for _, e := range entries {
 		os.Remove(filepath.Join(dir, e.Name()))
 	}
-	return os.Remove(dir)
+	// a command in another namespace may have swept it away meanwhile
+	if err := os.Remove(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // start runs the program that starts the sweep's timer.

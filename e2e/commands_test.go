@@ -103,19 +103,26 @@ func host(ts *testscript.TestScript, neg bool, args []string) {
 
 func start(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, !neg && len(args) >= 3, "start HOST WORDS COMMAND...")
-	c := command(ts, args[0], args[2], args[3:]...)
+	ts.Check(begin(command(ts, args[0], args[2], args[3:]...), args[1]))
+}
+
+// begin starts a command, which ends with its host, and returns when it has printed certain words.
+func begin(c *lab.Cmd, words string) error {
 	said, err := c.StdoutPipe()
-	ts.Check(err)
+	if err != nil {
+		return err
+	}
 	c.Stderr = c.Stdout
-	ts.Check(c.Start())
-	lines := bufio.NewScanner(said)
-	for lines.Scan() {
-		if strings.Contains(lines.Text(), args[1]) {
-			go io.Copy(io.Discard, said) // until the host is gone, and the command with it
-			return
+	if err := c.Start(); err != nil {
+		return err
+	}
+	for lines := bufio.NewScanner(said); lines.Scan(); {
+		if strings.Contains(lines.Text(), words) {
+			go io.Copy(io.Discard, said)
+			return nil
 		}
 	}
-	ts.Fatalf("%s ends without saying %q: %v", args[2], args[1], c.Wait())
+	return fmt.Errorf("%v ends without saying %q: %w", c.Args, words, c.Wait())
 }
 
 func attach(ts *testscript.TestScript, neg bool, args []string) {

@@ -59,10 +59,18 @@ func TestStories(t *testing.T) {
 	}
 }
 
-// mustBuild compiles the binary, with the links that an installation has, and answers with their folder.
+// mustBuild compiles the binary, with the links that an installation has, and answers with their folder, which is
+// open to all users.
 func mustBuild(t testing.TB) string {
 	t.Helper()
-	bin := t.TempDir()
+	bin, err := os.MkdirTemp("", "director-e2e-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(bin) })
+	if err := os.Chmod(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	build := exec.Command("go", "build", "-buildvcs=false", "-o", filepath.Join(bin, "director"), "lvs/cmd/director")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {

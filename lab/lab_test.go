@@ -64,11 +64,10 @@ func TestRequestsCrossWiresAndSwitches(t *testing.T) {
 			n, client, _, servers := routed(t)
 			n.XDP = xdp
 			mustUp(t, n)
-			asker := NewAsker(client)
 			for i, s := range servers {
 				for _, address := range []string{fmt.Sprintf("10.2.0.%d:80", i+2), fmt.Sprintf("[2001:db8:2::%d]:80", i+2)} {
 					mustServe(t, s, address)
-					answer, err := asker.Ask(t.Context(), netip.MustParseAddrPort(address))
+					answer, err := client.Get(t.Context(), netip.MustParseAddrPort(address))
 					if err != nil || !strings.HasPrefix(answer, s.Name+" answers ") {
 						t.Errorf("%s: %q, %v", address, answer, err)
 					}

@@ -204,10 +204,9 @@ func (s *stage) act(ctx context.Context, first bool, a act, requests int) (*Resu
 
 // ask sends the requests and finds out which servers answered.
 func (s *stage) ask(ctx context.Context, requests int) (answers []int, err error) {
-	asker := NewAsker(s.client)
 	s.screen.requests(s.client.Name, s.vip, requests)
 	for n := range requests {
-		text, err := asker.Ask(ctx, s.vip)
+		text, err := s.client.Get(ctx, s.vip)
 		if ctx.Err() != nil {
 			return answers, context.Cause(ctx)
 		}

@@ -45,13 +45,17 @@ static __always_inline bool icmp_allowed(void)
 
 /* The one's complement sum of what an error quotes, as it will be on the wire. Where the transport checksum is left
  * to the device, the field holds only the sum of the pseudo header; the device will make the whole add up to its complement. */
-static __always_inline int icmp_quote_sum(struct packet *p, struct flow *f, __u32 length, __u32 *sum)
+static __always_inline int icmp_quote_sum(struct packet *p, struct flow *f, __u64 length, __u32 *sum)
 {
 	__u32 zero = 0, at = f->transport - f->network;
 	struct quote *q = bpf_map_lookup_elem(&quotes, &zero);
 
-	if (!q || length < 1 || length > QUOTE)
+	if (!q || !length || length > QUOTE)
 		return -1;
+	/* the verifier of 6.1 does not take from a comparison with 0 that there is at least one byte */
+	length--;
+	BOUND(length, QUOTE - 1);
+	length++;
 	__builtin_memset(&q->bytes[length], 0, 4);
 	if (bpf_skb_load_bytes(SKB(p), f->network, q->bytes, length))
 		return -1;
@@ -94,11 +98,11 @@ static __always_inline __u16 icmp_write4(struct packet *p, struct flow *f, const
 	*(__u32 *)&ip->ttl = bpf_htonl(64 << 24 | IPPROTO_ICMP << 16);
 	ip->saddr = f->dst[1] >> 32;
 	ip->daddr = f->src[1] >> 32;
-	ip->check = ~fold((__u64)bpf_htonl(0x45c00000 | total) + bpf_htonl(64 << 24 | IPPROTO_ICMP << 16) +
-			  ip->saddr + ip->daddr);
+	ip->check = ~fold((__u64)bpf_htonl(0x45c00000 | total) + bpf_htonl(64 << 24 | IPPROTO_ICMP << 16) + ip->saddr +
+			  ip->daddr);
 	*(__u32 *)icmp = bpf_htonl((__u32)e->type4 << 24 | (__u32)e->code4 << 16);
 	icmp->mtu = bpf_htonl(e->mtu);
-	icmp->check = ~fold((__u64)*(__u32 *)icmp + bpf_htonl(e->mtu) + sum);
+	icmp->check = ~fold((__u64) * (__u32 *)icmp + bpf_htonl(e->mtu) + sum);
 	return total;
 }
 

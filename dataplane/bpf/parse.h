@@ -7,10 +7,10 @@
 #include "hook.h"
 
 enum parsed {
-	PARSED_FLOW,	  /* a TCP or UDP packet, all of flow is set */
-	PARSED_FRAGMENT,  /* addresses and protocol only */
+	PARSED_FLOW, /* a TCP or UDP packet, all of flow is set */
+	PARSED_FRAGMENT, /* addresses and protocol only */
 	PARSED_MALFORMED, /* addresses only */
-	PARSED_OTHER,	  /* nothing */
+	PARSED_OTHER, /* nothing */
 };
 
 struct flow {
@@ -22,9 +22,9 @@ struct flow {
 	__u8 family;
 	__u8 tcp_flags; /* byte 13 of the TCP header */
 	__u8 ttl;
-	__u16 network;	 /* offset of the IP header */
+	__u16 network; /* offset of the IP header */
 	__u16 transport; /* offset of the TCP or UDP header */
-	__u32 length;	 /* IP bytes */
+	__u32 length; /* IP bytes */
 	bool may_fragment;
 	__u8 spare[3];
 };
@@ -32,7 +32,7 @@ struct flow {
 enum { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16 };
 
 /* How far headers may reach: Ethernet, an IPv6 header with a chain of extensions, TCP's fixed part. */
-enum { HEADERS = 192, IPV6_EXTENSIONS = 6, HEADERS_USUAL = 14 + 40 + 20 };
+enum { HEADERS = 192, HEADERS_MASK = 255, IPV6_EXTENSIONS = 6, HEADERS_USUAL = 14 + 40 + 20 };
 
 #define V4_MAPPED(addr) (0xffff0000ULL | (__u64)(addr) << 32)
 
@@ -43,11 +43,12 @@ struct ipv6_extension {
 
 static __always_inline enum parsed parse_transport(struct packet *p, struct flow *f)
 {
-	/* the bound is for the verifier: offsets have grown in steps that it forgets */
-	__u32 at = f->transport, left = f->network + f->length - at;
+	__u64 at = f->transport;
+	__u32 left = f->network + f->length - at;
 
 	if (at > HEADERS)
 		return PARSED_OTHER;
+	BOUND(at, HEADERS_MASK); /* offsets have grown in steps that the verifier forgets */
 	packet_pull(p, at + sizeof(struct tcphdr));
 	if (f->protocol == IPPROTO_TCP) {
 		struct tcphdr *t = p->data + at;

@@ -13,12 +13,12 @@ enum { SERVERS_A_SERVICE = 4096, CURSOR_TRIES = 32 };
 struct walk {
 	void *list;
 	__u32 seats;
-	__u32 chosen;	/* server's slot; 0 is none */
+	__u32 chosen; /* server's slot; 0 is none */
 	__u32 position; /* the seat last looked at; 0 is the head */
-	__s32 current;	/* wrr: the weight that a server needs in this pass */
-	__s32 highest;	/* wrr: of the usable weights */
+	__s32 current; /* wrr: the weight that a server needs in this pass */
+	__s32 highest; /* wrr: of the usable weights */
 	__u32 weighted;
-	__u64 load;  /* lc, wlc: of the chosen one */
+	__u64 load; /* lc, wlc: of the chosen one */
 	__s64 weight;
 };
 

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"lvs/lab"
+	"lvs/needs"
+)
+
+// BenchmarkBulk carries a TCP stream through the director, and for comparison through the same network when it only
+// forwards. The ratio is what counts: both are measured in turn, on whatever the machine is busy with.
+func BenchmarkBulk(b *testing.B) {
+	needs.NetNS(b)
+	needs.BPF(b)
+	bin := mustBuild(b)
+	needs.Programs(b, "iperf3")
+	for _, family := range []struct{ name, vip, server string }{
+		{"IPv4", "10.1.0.1", "10.2.0.2"},
+		{"IPv6", "2001:db8:1::1", "2001:db8:2::2"},
+	} {
+		b.Run(family.name, func(b *testing.B) {
+			client, director := mustNetwork(b)
+			vip, server := "["+family.vip+"]:5201", "["+family.server+"]:5201"
+			if family.name == "IPv4" {
+				vip, server = family.vip+":5201", family.server+":5201"
+			}
+			var plain, through float64
+			rounds := 0.0
+			for b.Loop() {
+				rounds++
+				plain += mustStream(b, client, family.server)
+				mustRun(b, director, filepath.Join(bin, "ipvsadm"), "-A", "-t", vip, "-s", "rr")
+				mustRun(b, director, filepath.Join(bin, "ipvsadm"), "-a", "-t", vip, "-r", server, "-m")
+				through += mustStream(b, client, family.vip)
+				mustRun(b, director, filepath.Join(bin, "director"), "unload")
+			}
+			b.ReportMetric(plain/rounds/1e9, "forwarding-Gbit/s")
+			b.ReportMetric(through/rounds/1e9, "director-Gbit/s")
+			b.ReportMetric(through/plain, "ratio")
+		})
+	}
+}
+
+// mustNetwork is a client and an iperf3 server on both sides of a director that nothing is loaded on.
+func mustNetwork(b *testing.B) (client, director *lab.Host) {
+	b.Helper()
+	hosts, err := parse(`
+		client interface eth0 outside 10.1.0.2/24 2001:db8:1::2/64
+		client route 10.2.0.0/24 via 10.1.0.1
+		client route 2001:db8:2::/64 via 2001:db8:1::1
+		director interface eth0 outside 10.1.0.1/24 2001:db8:1::1/64
+		director interface eth1 inside 10.2.0.1/24 2001:db8:2::1/64
+		director sysctl net.ipv4.ip_forward=1
+		director sysctl net.ipv6.conf.all.forwarding=1
+		server interface eth0 inside 10.2.0.2/24 2001:db8:2::2/64
+		server route default via 10.2.0.1
+		server route default via 2001:db8:2::1`)
+	if err != nil {
+		b.Fatal(err)
+	}
+	n := &lab.Network{Name: fmt.Sprintf("labtest-%d-bulk", os.Getpid()), Hosts: hosts}
+	if err := n.Up(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := n.Down(); err != nil {
+			b.Error(err)
+		}
+	})
+	if err := begin(hosts[2].Command(b.Context(), "iperf3", "--server", "--forceflush"), "Server listening"); err != nil {
+		b.Fatal(err)
+	}
+	return hosts[0], hosts[1]
+}
+
+func mustRun(b *testing.B, h *lab.Host, name string, args ...string) []byte {
+	b.Helper()
+	out, err := h.Command(b.Context(), name, args...).CombinedOutput()
+	if err != nil {
+		b.Fatalf("%s %v: %v: %s", name, args, err, out)
+	}
+	return out
+}
+
+// mustStream gives the rate, in bits a second, at which a stream of three seconds is received.
+func mustStream(b *testing.B, client *lab.Host, address string) float64 {
+	b.Helper()
+	var report struct {
+		End struct {
+			Received struct {
+				Rate float64 `json:"bits_per_second"`
+			} `json:"sum_received"`
+		}
+	}
+	text := mustRun(b, client, "iperf3", "--client", address, "--time", "3", "--json")
+	if err := json.Unmarshal(text, &report); err != nil {
+		b.Fatalf("iperf3: %v: %s", err, text)
+	}
+	return report.End.Received.Rate
+}
