@@ -147,7 +147,7 @@ func (d *Director) Size() int {
 func (d *Director) Unload() error {
 	in, err := d.open(unix.LOCK_EX)
 	if errors.Is(err, fs.ErrNotExist) {
-		return d.place.clear()
+		return d.place.clear(d.place.unfinished())
 	}
 	if err != nil {
 		return err
@@ -159,11 +159,7 @@ func (d *Director) Unload() error {
 	if err := in.restoreForwarding(); err != nil {
 		return err
 	}
-	if err := removePins(d.place.path); err != nil {
-		return fmt.Errorf("remove %s: %w", d.place.path, err)
-	}
-	os.Remove(d.place.parent) // if it was the last one
-	return nil
+	return d.place.clear(d.place.path, d.place.unfinished())
 }
 
 // loaded opens the instance for changes, and loads it first if there is none.
@@ -189,10 +185,7 @@ func (d *Director) loaded() (*instance, error) {
 
 // create loads the instance unless another process was faster.
 func (p place) create(s Sizes) error {
-	if err := os.Mkdir(p.parent, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	l, err := lockDir(p.parent, unix.LOCK_EX)
+	l, err := p.lockParent()
 	if err != nil {
 		return err
 	}
@@ -204,8 +197,21 @@ func (p place) create(s Sizes) error {
 	return p.load(s)
 }
 
-// clear removes what a process that was killed has left of an instance that it was loading.
-func (p place) clear() error {
+// lockParent takes the lock under which instances come and go, and makes the directory that it is of.
+func (p place) lockParent() (lock, error) {
+	for {
+		if err := os.Mkdir(p.parent, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return lock{}, err
+		}
+		l, err := lockDir(p.parent, unix.LOCK_EX)
+		if !errors.Is(err, fs.ErrNotExist) { // the last instance of another namespace may have gone just now
+			return l, err
+		}
+	}
+}
+
+// clear removes instances while none can come or be swept, and the parent after the last one.
+func (p place) clear(dirs ...string) error {
 	l, err := lockDir(p.parent, unix.LOCK_EX)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -214,10 +220,12 @@ func (p place) clear() error {
 		return err
 	}
 	defer l.release()
-	if err := removePins(p.path + "-new"); err != nil {
-		return err
+	for _, dir := range dirs {
+		if err := removePins(dir); err != nil {
+			return fmt.Errorf("remove %s: %w", dir, err)
+		}
 	}
-	os.Remove(p.parent) // if it was the last one
+	os.Remove(p.parent)
 	return nil
 }
 

@@ -161,12 +161,12 @@ const (
 )
 
 type bpfSeat struct {
-	_      structs.HostLayout
-	Server uint32
-	Weight int32
-	Step   int32
-	Spare  uint32
-	Cursor uint64
+	_         structs.HostLayout
+	Server    uint32
+	Weight    int32
+	Step      int32
+	Scheduler uint32
+	Cursor    uint64
 }
 
 type bpfSegment struct {

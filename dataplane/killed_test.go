@@ -121,7 +121,7 @@ func TestKilledWhileLoading(t *testing.T) {
 		}
 		mustKill(t, "load", 0, 100*time.Millisecond)
 		must(t, d.Unload())
-		for _, path := range []string{d.place.path, d.place.path + "-new"} {
+		for _, path := range []string{d.place.path, d.place.unfinished()} {
 			if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("%s is left", path)
 			}

@@ -146,6 +146,9 @@ func (s *bpfSetting) timeouts(hz uint32) lvs.Timeouts {
 	return lvs.Timeouts{TCP: s.TcpTimeout[lvs.TCPEstablished] / hz, TCPFin: s.TcpTimeout[lvs.TCPFinWait] / hz, UDP: s.UdpTimeout / hz}
 }
 
+// unfinished is where an instance is built; a process that is killed leaves it there.
+func (p place) unfinished() string { return p.path + "-new" }
+
 // load makes the instance of a place, all or nothing: it is built beside and renamed.
 func (p place) load(s Sizes) error {
 	c, err := spec(s)
@@ -161,7 +164,7 @@ func (p place) build(c *ebpf.CollectionSpec) error {
 		return explainLoad(err)
 	}
 	defer coll.Close()
-	tmp := p.path + "-new"
+	tmp := p.unfinished()
 	if err := removePins(tmp); err != nil {
 		return err
 	}

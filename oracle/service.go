@@ -24,7 +24,7 @@ type serverKey struct {
 	server  lvs.ServerID
 }
 
-// grace is how long a server is remembered at least after it was removed.
+// grace is how long a server is remembered at least after it was removed, on a clock of whole seconds.
 const grace = 2 * time.Second
 
 // server outlives its removal, at least while it has connections: they go on when it is added again, and so do its numbers.
@@ -113,7 +113,7 @@ func (d *Director) commit(t *lvs.Table) error {
 	d.timeouts = t.Timeouts
 	d.forget()
 	for _, s := range d.present() {
-		s.service, s.removed = nil, d.now
+		s.service, s.removed = nil, d.now.Truncate(time.Second)
 	}
 	var services []*service
 	for _, want := range t.Services() {
@@ -182,6 +182,6 @@ func (d *Director) present() (servers []*server) {
 // forget drops the servers that are removed, for a while now, and have no connections.
 func (d *Director) forget() {
 	maps.DeleteFunc(d.servers, func(_ serverKey, s *server) bool {
-		return s.service == nil && s.connections() == 0 && d.now-s.removed >= grace
+		return s.service == nil && s.connections() == 0 && d.now.Truncate(time.Second)-s.removed >= grace
 	})
 }

@@ -158,7 +158,7 @@ static __always_inline __u32 pick_least(struct walk *w, bool weighted)
 }
 
 /* The slot of the server that a service's scheduler chooses, or 0. */
-__noinline __u32 pick_server(__u32 service, __u32 scheduler)
+__noinline __u32 pick_server(__u32 service)
 {
 	struct walk w = {};
 
@@ -169,7 +169,7 @@ __noinline __u32 pick_server(__u32 service, __u32 scheduler)
 	if (!head || !head->server || head->server > SERVERS_A_SERVICE)
 		return 0;
 	w.seats = head->server;
-	switch (scheduler) {
+	switch (head->scheduler) {
 	case SCHEDULER_RR:
 		return pick_in_turn(&w, false);
 	case SCHEDULER_WRR:

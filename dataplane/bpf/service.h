@@ -100,7 +100,7 @@ __noinline int schedule(struct flow *f, struct conn_key *k, __u32 segment, __u32
 		return SCHEDULED_NOT;
 	if (v->scheduler > SCHEDULER_WLC || v->persistent || v->one_packet)
 		return SCHEDULED_NOT_YET;
-	__u32 server = pick_server(service, v->scheduler);
+	__u32 server = pick_server(service);
 	struct server *d = bpf_map_lookup_elem(&servers, &server);
 	if (!server || !d)
 		return SCHEDULED_NO_SERVER;

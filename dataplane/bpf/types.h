@@ -115,7 +115,7 @@ struct seat {
 	__u32 server; /* head: how many seats follow */
 	__s32 weight; /* head: the highest current weight of wrr */
 	__s32 step; /* head: the step of wrr's current weight */
-	__u32 spare;
+	__u32 scheduler; /* head: enum scheduler, for it changes with what the head keeps for it */
 	__u64 cursor; /* head: last seat taken, and above it 32 bits of wrr's current weight */
 };
 
