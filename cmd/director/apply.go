@@ -59,7 +59,7 @@ func (v applyVerb) Run() error {
 		}
 		edits, err := follow(t, want, v.Prune)
 		if err == nil {
-			out.print(edits, "would be")
+			out.print(edits, countPlanned)
 		}
 		return err
 	}
@@ -67,7 +67,7 @@ func (v applyVerb) Run() error {
 	if err != nil {
 		return err
 	}
-	out.print(edits, "are")
+	out.print(edits, countMade)
 	if v.RollbackAfter > 0 && edits.changes() > 0 {
 		fmt.Printf("In %v the former table returns, unless `director confirm` comes before.\n", v.RollbackAfter)
 	}
@@ -196,8 +196,14 @@ func (d differ) line(colour, format string, args ...any) {
 	fmt.Fprintln(d, text)
 }
 
-// print shows the edits and counts them; verb is what has become of them.
-func (d differ) print(e edits, verb string) {
+// How edits are counted before they are made, and after.
+const (
+	countPlanned = "%d to add, %d to change, %d to remove."
+	countMade    = "%d added, %d changed, %d removed."
+)
+
+// print shows the edits and counts them.
+func (d differ) print(e edits, count string) {
 	const red, green, faint = "31", "32", "2"
 	added, removed := 0, 0
 	for _, x := range e.all {
@@ -218,7 +224,7 @@ func (d differ) print(e edits, verb string) {
 	if n := len(e.all); n == 0 {
 		d.line("", "Nothing is to be done.")
 	} else {
-		d.line("", "%d %s added, %d changed, %d removed.", added, verb, n-added-removed, removed)
+		d.line("", count, added, n-added-removed, removed)
 	}
 	if n := len(e.beyond); n > 0 {
 		d.line("", "%d beyond FILE are left alone; --prune removes them.", n)

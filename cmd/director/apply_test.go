@@ -51,12 +51,12 @@ func TestPlan(t *testing.T) {
 		{true, changes + `- -a -t 10.0.0.1:80 -r 192.168.0.2:80 -m -w 1
 - -A -t 10.0.0.2:80 -s rr
 - -a -t 10.0.0.2:80 -r 192.168.0.1:80 -m -w 1
-1 are added, 3 changed, 3 removed.
+1 added, 3 changed, 3 removed.
 `},
 		{false, changes + `  -a -t 10.0.0.1:80 -r 192.168.0.2:80 -m -w 1
   -A -t 10.0.0.2:80 -s rr
   -a -t 10.0.0.2:80 -r 192.168.0.1:80 -m -w 1
-1 are added, 3 changed, 0 removed.
+1 added, 3 changed, 0 removed.
 3 beyond FILE are left alone; --prune removes them.
 `},
 	} {
@@ -67,7 +67,7 @@ func TestPlan(t *testing.T) {
 				t.Fatal(err)
 			}
 			var text strings.Builder
-			differ{&text, false}.print(edits, "are")
+			differ{&text, false}.print(edits, countMade)
 			return text.String()
 		}
 		if got := plan(); got != c.want {
@@ -81,8 +81,8 @@ func TestPlan(t *testing.T) {
 
 func TestPlanIsColoured(t *testing.T) {
 	var text strings.Builder
-	differ{&text, true}.print(edits{all: []edit{{"a", "b"}}, beyond: []string{"c"}}, "are")
-	want := "\x1b[31m- a\x1b[0m\n\x1b[32m+ b\x1b[0m\n\x1b[2m  c\x1b[0m\n0 are added, 1 changed, 0 removed.\n1 beyond FILE are left alone; --prune removes them.\n"
+	differ{&text, true}.print(edits{all: []edit{{"a", "b"}}, beyond: []string{"c"}}, countMade)
+	want := "\x1b[31m- a\x1b[0m\n\x1b[32m+ b\x1b[0m\n\x1b[2m  c\x1b[0m\n0 added, 1 changed, 0 removed.\n1 beyond FILE are left alone; --prune removes them.\n"
 	if text.String() != want {
 		t.Errorf("%q", text.String())
 	}
