@@ -128,15 +128,16 @@ const (
 type bpfRoute struct {
 	_       structs.HostLayout
 	Dst     [2]uint64
+	Via     [2]uint64
 	DstMac  [6]uint8
 	SrcMac  [6]uint8
 	Ifindex uint32
 	Checked uint32
 	Probed  uint32
-	Mtu     uint32
-	How     uint32
-	Xdp     uint32
-	Spare   [3]uint32
+	Mtu     uint16
+	How     uint8
+	Xdp     uint8
+	Spare   uint32
 }
 
 type bpfScheduler uint32
@@ -190,7 +191,8 @@ type bpfServer struct {
 	TunnelPort     uint16
 	Spare          uint64
 	Zero           bpfCounts
-	Spare2         [4]uint64
+	TunnelSource   [2]uint64
+	Spare2         [2]uint64
 }
 
 type bpfService struct {

@@ -40,6 +40,19 @@ static __always_inline bool ours_has(const __u64 *words, const __u64 addr[2])
 enum { SCHEDULED_NOT = -1, SCHEDULED_NO_SERVER = -2, SCHEDULED_FULL = -3, SCHEDULED_BUSY = -4, SCHEDULED_NOT_YET = -5,
        SCHEDULED_NO_CONN = -6 };
 
+/* Whether the way that a server is reached by is one that this program has. */
+static __always_inline bool forward_built(const struct server *d)
+{
+	switch (d->forward) {
+	case FORWARD_MASQ:
+	case FORWARD_ROUTE:
+		return true;
+	case FORWARD_TUNNEL:
+		return !d->tunnel_checksum;
+	}
+	return false;
+}
+
 /* Makes a connection of a packet for a service: the entry's line in its segment, or a negative of the above. */
 __noinline int schedule(struct flow *f, struct conn_key *k, __u32 segment, __u32 line)
 {
@@ -65,7 +78,7 @@ __noinline int schedule(struct flow *f, struct conn_key *k, __u32 segment, __u32
 	struct server *d = bpf_map_lookup_elem(&servers, &server);
 	if (!server || !d)
 		return SCHEDULED_NO_SERVER;
-	if (d->forward != FORWARD_MASQ)
+	if (!forward_built(d))
 		return SCHEDULED_NOT_YET;
 	__u32 life = life_begin(f, d->forward);
 	struct conn_data data = { .life = life,

@@ -98,8 +98,9 @@ struct server {
 	__u8 tunnel_checksum;
 	__u16 tunnel_port;
 	__u64 spare;
-	struct counts zero; /* counters when they were last zeroed */
-	__u64 spare2[4];
+	struct counts zero;	 /* counters when they were last zeroed */
+	__u64 tunnel_source[2]; /* the director's own address towards the server, for tunnels */
+	__u64 spare2[2];
 };
 
 /* What a server carries now; changed by all CPUs. */
@@ -186,15 +187,16 @@ struct guard {
 /* Where packets to an address go next; one for each CPU, so that no reader sees half of it. */
 struct route {
 	__u64 dst[2];
+	__u64 via[2]; /* the neighbour: a gateway, or dst itself */
 	__u8 dst_mac[6];
 	__u8 src_mac[6];
 	__u32 ifindex;
 	__u32 checked; /* when the routes were last asked */
 	__u32 probed;  /* when the neighbour was last left to the kernel to verify */
-	__u32 mtu;
-	__u32 how; /* enum route_how */
-	__u32 xdp; /* enum route_xdp */
-	__u32 spare[3];
+	__u16 mtu;
+	__u8 how; /* enum route_how */
+	__u8 xdp; /* enum route_xdp */
+	__u32 spare;
 };
 
 enum route_how { ROUTE_NONE, ROUTE_LINK, ROUTE_LOCAL };
