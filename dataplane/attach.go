@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -459,4 +460,18 @@ func (in *instance) restoreForwarding() error {
 		}
 	}
 	return nil
+}
+
+// sourceTowards gives the director's own address for packets to a server, as the kernel's route to it has it now; zero if
+// there is no route. It is asked when the server is added or edited.
+func sourceTowards(server netip.Addr) [2]uint64 {
+	routes, err := netlink.RouteGet(server.AsSlice())
+	if err != nil || len(routes) == 0 {
+		return [2]uint64{}
+	}
+	source, ok := netip.AddrFromSlice(routes[0].Src)
+	if !ok {
+		return [2]uint64{}
+	}
+	return toAddr(source.Unmap())
 }

@@ -111,7 +111,7 @@ func configOf(s *bpfService) bpfService {
 
 func serverConfigOf(d *bpfServer) bpfServer {
 	c := *d
-	c.Service, c.Next, c.Removed, c.Zero, c.Use = 0, 0, 0, bpfCounts{}, 0
+	c.Service, c.Next, c.Removed, c.Zero, c.Use, c.TunnelSource = 0, 0, 0, bpfCounts{}, 0, [2]uint64{}
 	return c
 }
 
@@ -311,7 +311,13 @@ func (a *applying) writeServer(at uint32, w *bpfServer) {
 	}
 	d.Upper, d.Lower, d.Weight, d.Forward = w.Upper, w.Lower, w.Weight, w.Forward
 	d.TunnelType, d.TunnelChecksum, d.TunnelPort = w.TunnelType, w.TunnelChecksum, w.TunnelPort
-	markOurs(a.ours, d.Addr, true)
+	if forward := lvs.Forward(w.Forward); forward == lvs.Masq || forward == lvs.FullNAT {
+		markOurs(a.ours, d.Addr, true)
+	}
+	d.TunnelSource = [2]uint64{}
+	if lvs.Forward(w.Forward) == lvs.Tunnel {
+		d.TunnelSource = sourceTowards(fromAddr(d.Addr))
+	}
 	d.Use = uint8(bpfSlotUseSLOT_LIVE)
 }
 

@@ -128,16 +128,17 @@ const (
 type bpfRoute struct {
 	_       structs.HostLayout
 	Dst     [2]uint64
+	Via     [2]uint64
 	DstMac  [6]uint8
 	SrcMac  [6]uint8
 	Ifindex uint32
 	Checked uint32
 	Probed  uint32
-	Mtu     uint32
-	How     uint32
-	Xdp     uint32
-	Probe   uint32
-	Spare   [2]uint32
+	Mtu     uint16
+	How     uint8
+	Xdp     uint8
+	Probe   uint8
+	Spare   [3]uint8
 }
 
 type bpfScheduler uint32
@@ -191,7 +192,8 @@ type bpfServer struct {
 	TunnelPort     uint16
 	Spare          uint64
 	Zero           bpfCounts
-	Spare2         [4]uint64
+	TunnelSource   [2]uint64
+	Spare2         [2]uint64
 }
 
 type bpfService struct {

@@ -104,13 +104,16 @@ func (d *Director) handle(in Packet) Result {
 	switch {
 	case i < 0:
 		return refuse(in, p, portUnreachable, NoServer)
-	case s.servers[i].config.Forward != lvs.Masq:
+	case !ways[s.servers[i].config.Forward]:
 		return Result{Reason: Unsupported}
 	case len(d.conns) >= d.options.Size:
 		return Result{Verdict: Drop, Reason: TableFull}
 	}
 	return d.toServer(d.insert(f, s.servers[i]), in, p)
 }
+
+// ways are the forwarding methods that the oracle has.
+var ways = map[lvs.Forward]bool{lvs.Masq: true, lvs.Route: true}
 
 func refuse(in Packet, p *packet, c complaint, why Reason) Result {
 	return Result{Answer, Packet{in.Interface, c.about(p, 0)}, why}
@@ -149,7 +152,11 @@ func (d *Director) toServer(c *conn, in Packet, p *packet) Result {
 	if c.server.service == nil {
 		return Result{Verdict: Drop, Reason: Removed}
 	}
-	d.touch(c, lvs.ToServer, p)
+	dir, w := lvs.ToServer, rewrite{destination: c.real()}
+	if c.forward == lvs.Route {
+		dir, w = lvs.ToServerOnly, rewrite{}
+	}
+	d.touch(c, dir, p)
 	hop, ok := d.options.Route(c.real().Addr())
 	switch {
 	case p.ttl <= 1:
@@ -157,7 +164,6 @@ func (d *Director) toServer(c *conn, in Packet, p *packet) Result {
 	case !ok:
 		return refuse(in, p, hostUnreachable, NoRoute)
 	}
-	w := rewrite{destination: c.real()}
 	if hop.tooBig(p) {
 		if p.mayFragment { // by the stack
 			return Result{Pass, Packet{in.Interface, w.apply(p)}, TooBig}

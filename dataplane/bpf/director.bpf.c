@@ -5,6 +5,7 @@
 #include "nat.h"
 #include "route.h"
 #include "sweep.h"
+#include "tunnel.h"
 
 static const struct icmp_error port_unreachable = { 3, 3, 1, 4, 0 };
 static const struct icmp_error host_unreachable = { 3, 1, 1, 3, 0 };
@@ -45,14 +46,36 @@ static __always_inline int leave_unparsed(struct packet *p, struct flow *f, enum
 	return leave(p, what == PARSED_FRAGMENT ? REASON_FRAGMENT : REASON_MALFORMED);
 }
 
+/* Rewrites the packet for the way that it is to go. */
+static __always_inline int rewrite(struct packet *p, struct flow *f, struct decision *d)
+{
+	if (d->forward == FORWARD_MASQ)
+		return nat_rewrite(p, f, d);
+	if (d->forward == FORWARD_ROUTE)
+		return ttl_down(p, f);
+	struct server *s = bpf_map_lookup_elem(&servers, &d->server);
+	if (!s || !(s->tunnel_source[0] | s->tunnel_source[1]))
+		return -1;
+	return is_v4(s->addr) ? tunnel_wrap(p, f, s, true) : tunnel_wrap(p, f, s, false);
+}
+
+/* The bytes that the packet grows by. */
+static __always_inline __u32 overhead_of(struct decision *d)
+{
+	if (d->forward != FORWARD_TUNNEL)
+		return 0;
+	struct server *s = bpf_map_lookup_elem(&servers, &d->server);
+	return s ? tunnel_overhead(s, is_v4(s->addr)) : 0;
+}
+
 static __always_inline int too_big(struct packet *p, struct flow *f, struct decision *d, __u32 mtu)
 {
-	struct icmp_error e = { 3, 4, 2, 0, mtu };
+	struct icmp_error e = { 3, 4, 2, 0, mtu - overhead_of(d) };
 
 	if (d->direction == DIRECTION_INPUT && !f->may_fragment)
 		return refuse(p, f, &e, REASON_TOO_BIG);
 	/* the kernel fragments it, or tells its sender */
-	if ((d->direction == DIRECTION_INPUT || f->may_fragment) && nat_rewrite(p, f, d))
+	if ((d->direction == DIRECTION_INPUT || f->may_fragment) && rewrite(p, f, d))
 		return drop(p, REASON_MALFORMED);
 	return leave(p, REASON_TOO_BIG);
 }
@@ -66,7 +89,7 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 	if (!r || !d->conn)
 		return packet_pass(p);
 	/* whatever needs more than a rewrite is tc's to do */
-	bool fits = !r->mtu || f->length <= r->mtu || packet_is_gso(p);
+	bool fits = !r->mtu || f->length + overhead_of(d) <= r->mtu || packet_is_gso(p);
 	if (p->hook == HOOK_XDP &&
 	    (routed != ROUTED || r->xdp == ROUTE_XDP_NONE || (f->ttl <= 1 && !output) || !fits)) {
 		if (routed == ROUTED_BY_KERNEL)
@@ -80,21 +103,25 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 		return output ? leave(p, REASON_NO_ROUTE) : refuse(p, f, &host_unreachable, REASON_NO_ROUTE);
 	if (routed != ROUTED_LOCALLY && !fits)
 		return too_big(p, f, d, r->mtu);
-	__u32 ifindex = r->ifindex;
-	if (nat_rewrite(p, f, d))
+	if (routed == ROUTED_LOCALLY && d->forward != FORWARD_MASQ) {
+		/* the server is the director itself, which has the service's address */
+		count_packet(d->server, d->direction, f->length);
+		return packet_pass(p);
+	}
+	if (rewrite(p, f, d))
 		return drop(p, REASON_MALFORMED);
 	if (d->server)
 		count_packet(d->server, d->direction, f->length);
 	if (routed == ROUTED_LOCALLY)
 		return packet_pass(p);
 	if (routed == ROUTED_BY_KERNEL)
-		return bpf_redirect_neigh(ifindex, NULL, 0, 0);
+		return route_send_by_kernel(r);
 	struct ethhdr *eth = p->data;
 	if ((void *)(eth + 1) > p->end)
 		return drop(p, REASON_MALFORMED);
 	__builtin_memcpy(eth->h_dest, r->dst_mac, ETH_ALEN);
 	__builtin_memcpy(eth->h_source, r->src_mac, ETH_ALEN);
-	return packet_send(p, ifindex, r->xdp);
+	return packet_send(p, r->ifindex, r->xdp);
 }
 
 static __always_inline int direct(struct packet *p)

@@ -127,6 +127,20 @@ static __always_inline int packet_grow(struct packet *p, int n)
 	return r;
 }
 
+/* Makes room for outer headers between the Ethernet header and the packet. XDP cannot do it for what a device would cut up,
+ * but never sees such packets. */
+static __always_inline int packet_encapsulate(struct packet *p, int n, __u64 flags)
+{
+	long r;
+
+	if (p->hook == HOOK_XDP)
+		r = bpf_xdp_adjust_head(XDP(p), -n);
+	else
+		r = bpf_skb_adjust_room(SKB(p), n, BPF_ADJ_ROOM_MAC, flags | BPF_F_ADJ_ROOM_NO_CSUM_RESET);
+	packet_reload(p);
+	return r;
+}
+
 /* Sends the packet out of an interface; its Ethernet header is written. */
 static __always_inline int packet_send(struct packet *p, __u32 ifindex, enum route_xdp xdp)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* nat.h - one end of a packet rewritten: its destination on the way in, its source on the way out. */
 #pragma once
-#include "service.h"
+#include "direct.h"
 
 /* The one's complement difference between two addresses of a family. */
 static __always_inline __u32 address_diff(const __u64 old[2], const __u64 new[2], bool ipv6)
@@ -17,6 +17,9 @@ static __always_inline __u32 address_diff(const __u64 old[2], const __u64 new[2]
 
 static __always_inline int nat_rewrite(struct packet *p, struct flow *f, struct decision *d)
 {
+	if (ttl_down(p, f))
+		return -1;
+
 	bool output = d->direction == DIRECTION_OUTPUT, ipv6 = f->family == FAMILY_IPV6;
 	bool udp = f->protocol == IPPROTO_UDP;
 	const __u64 *old = output ? f->src : f->dst;
@@ -36,7 +39,6 @@ static __always_inline int nat_rewrite(struct packet *p, struct flow *f, struct 
 		struct ipv6hdr *ip = p->data + sizeof(struct ethhdr);
 		if ((void *)(ip + 1) > p->end)
 			return -1;
-		ip->hop_limit--;
 		if (output)
 			__builtin_memcpy(&ip->saddr, d->addr, 16);
 		else
@@ -46,8 +48,7 @@ static __always_inline int nat_rewrite(struct packet *p, struct flow *f, struct 
 	struct iphdr *ip = p->data + sizeof(struct ethhdr);
 	if ((void *)(ip + 1) > p->end)
 		return -1;
-	ip->ttl--;
-	ip->check = ~fold((__u64)(__u16)~ip->check + diff + (__u16)~bpf_htons(0x0100));
+	ip->check = ~fold((__u64)(__u16)~ip->check + diff);
 	if (output)
 		ip->saddr = d->addr[1] >> 32;
 	else

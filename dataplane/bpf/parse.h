@@ -26,7 +26,8 @@ struct flow {
 	__u16 transport; /* offset of the TCP or UDP header */
 	__u32 length; /* IP bytes */
 	bool may_fragment;
-	__u8 spare[3];
+	__u8 tos; /* or traffic class */
+	__u16 spare;
 };
 
 enum { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16 };
@@ -85,6 +86,7 @@ static __always_inline enum parsed parse_ipv4(struct packet *p, struct flow *f)
 	f->family = FAMILY_IPV4;
 	f->protocol = ip->protocol;
 	f->ttl = ip->ttl;
+	f->tos = ip->tos;
 	f->may_fragment = !(ip->frag_off & bpf_htons(0x4000));
 	__u32 header = ip->ihl * 4, room = packet_length(p) - sizeof(struct ethhdr);
 	f->length = bpf_ntohs(ip->tot_len);
@@ -110,6 +112,7 @@ static __always_inline enum parsed parse_ipv6(struct packet *p, struct flow *f)
 	__builtin_memcpy(f->dst, &ip->daddr, 16);
 	f->family = FAMILY_IPV6;
 	f->ttl = ip->hop_limit;
+	f->tos = bpf_ntohl(*(__u32 *)ip) >> 20;
 	f->may_fragment = false;
 	__u32 room = packet_length(p) - sizeof(struct ethhdr), payload = bpf_ntohs(ip->payload_len);
 	f->length = sizeof(*ip) + payload;

@@ -14,6 +14,11 @@ enum { ROUTE_PROBE_SECONDS = 30 };
 #define AF_INET 2
 #define AF_INET6 10
 
+static __always_inline bool is_v4(const __u64 *addr)
+{
+	return !addr[0] && (__u32)addr[1] == (__u32)V4_MAPPED(0);
+}
+
 static __always_inline struct route *route_line(const __u64 dst[2])
 {
 	__u64 h = (dst[0] ^ dst[1]) * 0x9e3779b97f4a7c15ULL;
@@ -24,7 +29,7 @@ static __always_inline struct route *route_line(const __u64 dst[2])
 
 enum routed {
 	ROUTED, /* the line holds the way */
-	ROUTED_BY_KERNEL, /* to be sent with bpf_redirect_neigh out of the line's interface */
+	ROUTED_BY_KERNEL, /* the kernel is to find or verify the neighbour: route_send_by_kernel */
 	ROUTED_LOCALLY, /* the address is the director's own */
 	ROUTED_NOWHERE,
 };
@@ -35,7 +40,7 @@ static __noinline enum routed route_ask(void *ctx, const __u64 *src, const __u64
 	struct bpf_fib_lookup fib = { .ifindex = loopback, .l4_protocol = IPPROTO_TCP, .tot_len = 20 };
 	__u32 jiffies = now();
 
-	if (dst[0] == 0 && (__u32)dst[1] == (__u32)V4_MAPPED(0)) {
+	if (is_v4(dst)) {
 		fib.family = AF_INET;
 		fib.ipv4_src = src[1] >> 32;
 		fib.ipv4_dst = dst[1] >> 32;
@@ -52,6 +57,13 @@ static __noinline enum routed route_ask(void *ctx, const __u64 *src, const __u64
 	r->checked = jiffies;
 	r->ifindex = fib.ifindex;
 	r->mtu = 0;
+	/* the kernel has put the gateway in place of the destination, if there is one */
+	if (fib.family == AF_INET) {
+		r->via[0] = 0;
+		r->via[1] = V4_MAPPED(fib.ipv4_dst);
+	} else {
+		__builtin_memcpy(r->via, fib.ipv6_dst, 16);
+	}
 	if (e == BPF_FIB_LKUP_RET_NOT_FWDED) {
 		r->how = ROUTE_LOCAL;
 		return ROUTED_LOCALLY;
@@ -76,6 +88,21 @@ static __noinline enum routed route_ask(void *ctx, const __u64 *src, const __u64
 		return ROUTED;
 	r->probed = jiffies;
 	return ROUTED_BY_KERNEL;
+}
+
+/* Sends the packet to the line's neighbour by way of the kernel, which keeps it until it knows the neighbour. */
+static __always_inline int route_send_by_kernel(struct route *r)
+{
+	struct bpf_redir_neigh to = {};
+
+	if (is_v4(r->via)) {
+		to.nh_family = AF_INET;
+		to.ipv4_nh = r->via[1] >> 32;
+	} else {
+		to.nh_family = AF_INET6;
+		__builtin_memcpy(to.ipv6_nh, r->via, 16);
+	}
+	return bpf_redirect_neigh(r->ifindex, &to, sizeof(to), 0);
 }
 
 static __always_inline enum routed route_to(struct packet *p, const __u64 *src, const __u64 *dst, struct route **line)

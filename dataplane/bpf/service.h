@@ -52,6 +52,19 @@ static __always_inline bool begins(struct flow *f)
 	return (f->tcp_flags & (TCP_SYN | TCP_RST)) == TCP_SYN;
 }
 
+/* Whether the way that a server is reached by is one that this program has. */
+static __always_inline bool forward_built(const struct server *d)
+{
+	switch (d->forward) {
+	case FORWARD_MASQ:
+	case FORWARD_ROUTE:
+		return true;
+	case FORWARD_TUNNEL:
+		return !d->tunnel_checksum;
+	}
+	return false;
+}
+
 /* Ends an entry that is past its time, or that a new connection of the same client port replaces. */
 __noinline int conn_retire(struct segment *s, __u32 segment, __u32 line)
 {
@@ -72,10 +85,15 @@ __noinline int conn_give_way(struct segment *s, struct conn_key *k, __u32 segmen
 
 	if (!s || !k || !d)
 		return 0;
-	struct conn_key answer = { .word = (k->word & ~0xffff0000ULL) | (__u64)d->port << 16,
-				   .client = { k->client[0], k->client[1] },
-				   .virtual = { d->addr[0], d->addr[1] } };
-	struct conn *e = conn_find_answer(s, &answer, line);
+	/* the answer's key in place of the packet's: there is no stack for both */
+	__u64 word = k->word, high = k->virtual[0], low = k->virtual[1];
+	k->word = (word & ~0xffff0000ULL) | (__u64)d->port << 16;
+	k->virtual[0] = d->addr[0];
+	k->virtual[1] = d->addr[1];
+	struct conn *e = conn_find_answer(s, k, line);
+	k->word = word;
+	k->virtual[0] = high;
+	k->virtual[1] = low;
 	return e ? conn_retire(s, segment, ((__u64)e - (__u64)s) / sizeof(*e)) : 0;
 }
 
@@ -104,7 +122,7 @@ __noinline int schedule(struct flow *f, struct conn_key *k, __u32 segment, __u32
 	struct server *d = bpf_map_lookup_elem(&servers, &server);
 	if (!server || !d)
 		return SCHEDULED_NO_SERVER;
-	if (d->forward != FORWARD_MASQ)
+	if (!forward_built(d))
 		return SCHEDULED_NOT_YET;
 	__u32 life = life_begin(f, d->forward);
 	struct conn_data data = { .life = life,

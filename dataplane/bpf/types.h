@@ -99,7 +99,8 @@ struct server {
 	__u16 tunnel_port;
 	__u64 spare;
 	struct counts zero; /* counters when they were last zeroed */
-	__u64 spare2[4];
+	__u64 tunnel_source[2]; /* the director's own address towards the server, for tunnels */
+	__u64 spare2[2];
 };
 
 /* What a server carries now; changed by all CPUs. */
@@ -187,16 +188,17 @@ struct guard {
 /* Where packets to an address go next; one for each CPU, so that no reader sees half of it. */
 struct route {
 	__u64 dst[2];
+	__u64 via[2]; /* the neighbour: a gateway, or dst itself */
 	__u8 dst_mac[6];
 	__u8 src_mac[6];
 	__u32 ifindex;
 	__u32 checked; /* when the routes were last asked */
 	__u32 probed; /* when the neighbour was last left to the kernel to verify */
-	__u32 mtu; /* 0 if it is not known */
-	__u32 how; /* enum route_how */
-	__u32 xdp; /* enum route_xdp */
-	__u32 probe; /* XDP has passed a packet to tc, for the kernel to send */
-	__u32 spare[2];
+	__u16 mtu; /* 0 if it is not known */
+	__u8 how; /* enum route_how */
+	__u8 xdp; /* enum route_xdp */
+	__u8 probe; /* XDP has passed a packet to tc, for the kernel to send */
+	__u8 spare[3];
 };
 
 enum route_how { ROUTE_NONE, ROUTE_LINK, ROUTE_LOCAL };
