@@ -33,25 +33,30 @@ func (in *instance) commit(t *lvs.Table) error {
 	if err != nil {
 		return err
 	}
-	if len(records) > 0 {
-		if err := in.room(t); err != nil {
-			return err
-		}
-		if err := in.writeJournal(records); err != nil {
-			return err
-		}
-		if err := in.apply(records, false); err != nil {
-			return err
-		}
-		if err := in.removeJournal(); err != nil {
-			return err
-		}
+	if len(records) == 0 {
+		return in.setTimeouts(t.Timeouts)
 	}
-	settings, err := in.settings()
-	if err != nil || settings.timeouts(in.hz) == t.Timeouts {
+	if err := in.room(t); err != nil {
 		return err
 	}
-	settings.setTimeouts(t.Timeouts, in.hz)
+	if err := in.writeJournal(records, t.Timeouts); err != nil {
+		return err
+	}
+	if err := in.apply(records, false); err != nil {
+		return err
+	}
+	if err := in.setTimeouts(t.Timeouts); err != nil {
+		return err
+	}
+	return in.removeJournal()
+}
+
+func (in *instance) setTimeouts(t lvs.Timeouts) error {
+	settings, err := in.settings()
+	if err != nil || settings.timeouts(in.hz) == t {
+		return err
+	}
+	settings.setTimeouts(t, in.hz)
 	return in.putSettings(settings)
 }
 
@@ -167,6 +172,9 @@ func (in *instance) apply(records []*record, again bool) error {
 	return nil
 }
 
+// cut is called after each step of a change, for a test to end it there.
+var cut = func() {}
+
 // applying is the state of one apply.
 type applying struct {
 	*instance
@@ -176,7 +184,6 @@ type applying struct {
 	nextService, nextServer uint32 // where the search for a free slot goes on
 	keys, lists             *ebpf.Map
 	ours                    []bpfAddressBits
-	reclaimed               bool
 }
 
 func (a *applying) openMaps() (err error) {
@@ -205,6 +212,7 @@ func (a *applying) one(r *record) error {
 	members := a.membersOf(slot)
 	before, oldScheduler := a.seated(members), s.Scheduler
 	a.writeService(slot, r, members, fresh)
+	cut()
 	order, err := a.writeServers(slot, r.servers, members)
 	if err != nil {
 		return err
@@ -213,14 +221,16 @@ func (a *applying) one(r *record) error {
 	if err := a.seat(slot, before, order, r.servers, fresh, oldScheduler != s.Scheduler); err != nil {
 		return err
 	}
+	cut()
 	a.chain(s, order, members)
 	if r.zeroed() {
 		a.zero(s)
 	}
-	if !fresh {
+	if !fresh && !a.again {
 		return nil
 	}
 	s.Use = bpfSlotUseSLOT_LIVE
+	cut()
 	a.slots[s.Key] = slot
 	return a.keys.Put(s.Key, slot)
 }
@@ -300,9 +310,11 @@ func (a *applying) writeServers(slot uint32, want []bpfServer, members []uint32)
 				return nil, ErrNoRoom
 			}
 			a.servers[at] = bpfServer{Addr: w.Addr, Port: w.Port, Service: slot}
+			cut()
 			a.clear(at)
 		}
 		a.writeServer(at, w)
+		cut()
 		order = append(order, at)
 	}
 	return order, nil
@@ -334,6 +346,7 @@ func (a *applying) chain(s *bpfService, order, members []uint32) {
 		if d := &a.servers[i]; bpfSlotUse(d.Use) == bpfSlotUseSLOT_LIVE {
 			d.Removed = bootSeconds()
 			d.Use = uint8(bpfSlotUseSLOT_REMOVED)
+			cut()
 		}
 		all = append(all, i)
 	}
@@ -344,6 +357,7 @@ func (a *applying) link(s *bpfService, all []uint32) {
 	next := uint32(0)
 	for _, i := range slices.Backward(all) {
 		a.servers[i].Next = next
+		cut()
 		next = i
 	}
 	s.First = next
@@ -360,6 +374,7 @@ func (a *applying) removeService(slot uint32) error {
 		if err := remove(); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return err
 		}
+		cut()
 	}
 	a.chain(s, nil, a.membersOf(slot))
 	s.Use = bpfSlotUseSLOT_REMOVED
@@ -372,6 +387,7 @@ func (a *applying) zero(s *bpfService) {
 	for i, d := range a.members(s) {
 		counted := a.counted(i)
 		d.Zero = toCounts(counted)
+		cut()
 		sum.Add(counted)
 	}
 	var none lvs.Stats
@@ -417,8 +433,10 @@ func (a *applying) reclaim() {
 			sum := fromCounts(s.Carried)
 			sum.Add(a.counted(slot))
 			s.Carried = toCounts(sum)
+			cut()
 			a.clear(slot)
 			d.Use = uint8(bpfSlotUseSLOT_FREE)
+			cut()
 			freed = true
 		}
 		if len(kept) < before {

@@ -152,6 +152,10 @@ func (p place) load(s Sizes) error {
 	if err != nil {
 		return err
 	}
+	return p.build(c)
+}
+
+func (p place) build(c *ebpf.CollectionSpec) error {
 	coll, err := ebpf.NewCollection(c)
 	if err != nil {
 		return explainLoad(err)

@@ -150,6 +150,7 @@ enum conn_life {
 	LIFE_STATE = 0xff,
 	LIFE_ACTIVE = 0x100,	/* counted in load.active, else in load.inactive */
 	LIFE_NO_OUTPUT = 0x200, /* no packet of the server has been seen */
+	LIFE_ENDED = 0x400,	/* unlinked: whoever still holds the entry changes nothing */
 	LIFE_FORWARD_SHIFT = 16,
 };
 
