@@ -96,7 +96,7 @@ func mustWorld(t testing.TB, s Sizes, change ...func(*ebpf.CollectionSpec)) *wor
 		t.Fatal(err)
 	}
 	must(t, p.build(c))
-	w.Director = &Director{p, s}
+	w.Director = &Director{place: p, sizes: s}
 	t.Cleanup(func() {
 		if err := w.Unload(); err != nil {
 			t.Error(err)
