@@ -50,7 +50,7 @@ func (p path) out(flags string) packet {
 	return packet{path: p, flags: flags, payload: []byte("answer"), answer: true}
 }
 
-// routerMAC is the address that packets for the director have; a test has no use for its interfaces' own.
+// routerMAC is the address of the director's interfaces.
 var routerMAC = net.HardwareAddr{2, 0, 0, 0, 0, 9}
 
 // frame gives the packet as it comes in: from the client to the service, or from the server to the client.

@@ -118,7 +118,7 @@ func mustWorld(t testing.TB, s Sizes, change ...func(*ebpf.CollectionSpec)) *wor
 
 func mustInterface(t testing.TB, name string, mtu int, addrs ...string) netlink.Link {
 	t.Helper()
-	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, MTU: mtu}, PeerName: name + "-end"}))
+	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, MTU: mtu, HardwareAddr: routerMAC}, PeerName: name + "-end"}))
 	for _, n := range []string{name, name + "-end"} {
 		l, err := netlink.LinkByName(n)
 		must(t, err)
