@@ -124,13 +124,13 @@ func newRecord(v *lvs.Service) (*record, error) {
 
 func configOf(s *bpfService) bpfService {
 	c := *s
-	c.First, c.Added, c.Carried, c.Use = 0, 0, bpfCounts{}, 0
+	c.First, c.Added, c.Carried, c.Use, c.Places = 0, 0, bpfCounts{}, 0, 0
 	return c
 }
 
 func serverConfigOf(d *bpfServer) bpfServer {
 	c := *d
-	c.Service, c.Next, c.Removed, c.Zero, c.Use = 0, 0, 0, bpfCounts{}, 0
+	c.Service, c.Next, c.Removed, c.Zero, c.Use, c.LastWeight = 0, 0, 0, bpfCounts{}, 0, 0
 	return c
 }
 
@@ -184,6 +184,7 @@ type applying struct {
 	nextService, nextServer uint32 // where the search for a free slot goes on
 	keys, lists             *ebpf.Map
 	ours                    []bpfAddressBits
+	named                   map[uint32]bool // servers' slots that places name; nil is not read yet
 }
 
 func (a *applying) openMaps() (err error) {
@@ -211,6 +212,11 @@ func (a *applying) one(r *record) error {
 	s := &a.services[slot]
 	members := a.membersOf(slot)
 	before, oldScheduler := a.seated(members), s.Scheduler
+	if r.service.Scheduler != oldScheduler {
+		if err := a.forgetPlaces(slot); err != nil {
+			return err
+		}
+	}
 	a.writeService(slot, r, members, fresh)
 	cut()
 	order, err := a.writeServers(slot, r.servers, members)
@@ -329,6 +335,9 @@ func (a *applying) writeServer(at uint32, w *bpfServer) {
 		}
 		l.Overloaded = over
 	}
+	if added := bpfSlotUse(d.Use) != bpfSlotUseSLOT_LIVE; added || w.Weight != 0 {
+		d.LastWeight = w.Weight
+	}
 	d.Upper, d.Lower, d.Weight, d.Forward = w.Upper, w.Lower, w.Weight, w.Forward
 	d.TunnelType, d.TunnelChecksum, d.TunnelPort = w.TunnelType, w.TunnelChecksum, w.TunnelPort
 	markOurs(a.ours, d.Addr, true)
@@ -378,7 +387,7 @@ func (a *applying) removeService(slot uint32) error {
 	}
 	a.chain(s, nil, a.membersOf(slot))
 	s.Use = bpfSlotUseSLOT_REMOVED
-	return nil
+	return a.forgetPlaces(slot)
 }
 
 // zero lets the counters of a service and its servers start again.
@@ -426,7 +435,7 @@ func (a *applying) reclaim() {
 			before++
 			l := &a.loads[slot]
 			idle := l.Active <= 0 && l.Inactive <= 0 && l.Persistent <= 0
-			if bpfSlotUse(d.Use) != bpfSlotUseSLOT_REMOVED || !idle || now-d.Removed < graceSeconds {
+			if bpfSlotUse(d.Use) != bpfSlotUseSLOT_REMOVED || !idle || now-d.Removed < graceSeconds || a.placed(i, slot) {
 				kept = append(kept, slot)
 				continue
 			}

@@ -57,7 +57,7 @@ func (w *world) mustServe() {
 	for _, p := range []path{tcp4, tcp6, udp4, udp6, quiesced, removed, unreachable, local} {
 		w.mustUpdate(addService(p.id(), "rr", p.server))
 	}
-	w.mustUpdate(addService(serverless4.id(), "rr"), addService(serverless6.id(), "rr"), addService(unbuilt.id(), "lblcr", unbuilt.server))
+	w.mustUpdate(addService(serverless4.id(), "rr"), addService(serverless6.id(), "rr"), addPersistent(unbuilt.id(), unbuilt.server))
 	w.mustUpdate(addService(turns.id(), "rr", turns.server, netip.AddrPortFrom(other4, 8086)))
 	must(w.t, netlink.RouteAdd(&netlink.Route{Dst: mustPrefix(w.t, "172.31.0.0/16"), Type: unix.RTN_UNREACHABLE}))
 	// the first packets to an address go by the kernel, so that it verifies its neighbours

@@ -95,7 +95,10 @@ func mustWorld(t testing.TB, s Sizes, change ...func(*ebpf.CollectionSpec)) *wor
 	if err := os.Mkdir(p.parent, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		t.Fatal(err)
 	}
+	l, err := lockDir(p.parent, unix.LOCK_EX) // others sweep away what is not finished
+	must(t, err)
 	must(t, p.build(c))
+	l.release()
 	w.Director = &Director{place: p, sizes: s}
 	t.Cleanup(func() {
 		if err := w.Unload(); err != nil {
@@ -205,6 +208,16 @@ func addService(id lvs.ServiceID, scheduler string, servers ...netip.AddrPort) f
 			}
 		}
 		return nil
+	}
+}
+
+// addPersistent is a change that adds a persistent service with a server.
+func addPersistent(id lvs.ServiceID, server netip.AddrPort) func(*lvs.Table) error {
+	return func(t *lvs.Table) error {
+		if err := t.AddService(id, lvs.ServiceConfig{Scheduler: "rr", Netmask: 0xffffffff, Persistent: 60}); err != nil {
+			return err
+		}
+		return t.AddServer(id, realServer(server), lvs.ServerConfig{Forward: lvs.Masq, Weight: 1})
 	}
 }
 
