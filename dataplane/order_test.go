@@ -38,6 +38,9 @@ func (w *world) mustReplay(c lvs.ServiceConfig, p lvs.Protocol, virtual netip.Ad
 	w.t.Helper()
 	r := replay{w, path{protocol: p, virtual: virtual}}
 	c.Netmask = 0xffffffff
+	if virtual.Addr().Is6() {
+		c.Netmask = 128
+	}
 	w.mustUpdate(func(t *lvs.Table) error { return t.AddService(r.id(), c) })
 	return r
 }
@@ -173,7 +176,7 @@ var (
 func TestRecordedEdits(t *testing.T) {
 	text, err := os.ReadFile(recordings + "dynamic.txt")
 	must(t, err)
-	stories := 0
+	stories, w := 0, mustRecorded(t)
 	for block := range strings.SplitSeq("\n"+string(text), "\n== ") {
 		lines := strings.Split("== "+block, "\n")
 		head := storyLine.FindStringSubmatch(lines[0])
@@ -181,16 +184,14 @@ func TestRecordedEdits(t *testing.T) {
 			continue
 		}
 		stories++
-		t.Run(strings.Join(head[1:4], " "), func(t *testing.T) {
-			c := lvs.ServiceConfig{Scheduler: head[1], SchedulerFlags: flagsOf(head[2])}
-			r := mustRecorded(t).mustReplay(c, lvs.TCP, netip.MustParseAddrPort(head[5]))
-			for n := 1; n <= 3; n++ {
-				r.mustAdd(n, int32(n), 0)
-			}
-			r.mustFollow(lines[1:], c, head[3], head[4])
-			r.checkLoads()
-			r.mustExpire()
-		})
+		c := lvs.ServiceConfig{Scheduler: head[1], SchedulerFlags: flagsOf(head[2])}
+		r := w.mustReplay(c, lvs.TCP, netip.MustParseAddrPort(head[5]))
+		for n := 1; n <= 3; n++ {
+			r.mustAdd(n, int32(n), 0)
+		}
+		r.mustFollow(lines[1:], c, head[3], head[4])
+		r.checkLoads()
+		r.mustExpire()
 	}
 	if stories < 30 {
 		t.Errorf("only %d stories", stories)
@@ -215,7 +216,7 @@ func (r replay) mustFollow(lines []string, c lvs.ServiceConfig, conns, clients s
 				k++
 			}
 			if string(got) != b[2] {
-				r.t.Fatalf("%s: got %s, want %s", b[1], got, b[2])
+				r.t.Fatalf("%+v: %s: got %s, want %s", c, b[1], got, b[2])
 			}
 		}
 		if m := serverLine.FindStringSubmatch(line); m != nil {

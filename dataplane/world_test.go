@@ -26,7 +26,7 @@ type world struct {
 	*Director
 	t                testing.TB
 	clients, servers netlink.Link
-	tc, xdp          *ebpf.Program
+	tc, xdp, sweep   *ebpf.Program
 	settings         bpfSetting
 }
 
