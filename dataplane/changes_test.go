@@ -9,8 +9,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/cilium/ebpf"
-
 	"lvs"
 )
 
@@ -244,17 +242,14 @@ func TestRemovedSlotsAreReclaimed(t *testing.T) {
 		w.connect(s, i)
 	}
 	in := w.mustLook()
-	for slot := range in.servers {
-		in.servers[slot].Removed -= min(in.servers[slot].Removed, graceSeconds) // as if they had been removed before
-	}
-	w.mustUpdate(states[4].become)
-	w.mustUpdate(func(t *lvs.Table) error { return addService(serverless4.id(), "rr")(t) })
+	w.mustAgeRemoved()
+	w.mustUpdate(addService(serverless4.id(), "rr"))
 	if n := in.slotsInUse(); n == 0 {
 		t.Error("servers with connections have lost their slots")
 	}
 	w.mustExpire()
 	w.mustUpdate(func(t *lvs.Table) error { return t.DeleteService(serverless4.id()) })
-	w.mustUpdate(func(t *lvs.Table) error { return addService(serverless6.id(), "rr")(t) })
+	w.mustUpdate(addService(serverless6.id(), "rr"))
 	if n := in.slotsInUse(); n != 1 {
 		t.Errorf("%d slots are in use, for one service without servers", n)
 	}
@@ -280,19 +275,72 @@ func (in *instance) slotsInUse() (n int) {
 	return n
 }
 
-// verdicts counts what becomes of SYNs for a service while its servers are swapped.
-func (w *world) verdicts(p *ebpf.Program, along path, n int) (forwarded, dropped, left int) {
+// Where all places for servers are taken, also by removed ones, a change is refused whole; later there is room again.
+func TestServersWithoutRoom(t *testing.T) {
+	w := mustWorld(t, Sizes{Conns: 1024, Services: 4, Servers: 8})
+	w.settings.SweepSlice = 0
+	w.setClock(w.settings.Now)
+	full := state{900, []stateService{{serviceA, "rr", "abcdefgh"}}}
+	other := state{900, []stateService{{serviceA, "rr", "hijklmno"}, {serviceB, "rr", ""}}}
+	w.mustUpdate(full.become)
+	w.connect(full, 0)
+	w.mustUpdate(states[4].become)
+	for range 2 {
+		if err := w.Update(other.become); !errors.Is(err, ErrNoRoom) {
+			t.Errorf("replacing all servers while they have connections: %v", err)
+		}
+		if got := mustConfigured(t, w.Director); got != states[4].String() {
+			t.Fatalf("the table is\n%s\nwant\n%s", got, states[4])
+		}
+		w.checkConsistent()
+	}
+	w.mustExpire()
+	w.mustAgeRemoved()
+	w.mustUpdate(other.become)
+	if got := mustConfigured(t, w.Director); got != other.String() {
+		t.Errorf("the table is\n%s\nwant\n%s", got, other)
+	}
+	w.checkConsistent()
+}
+
+// mustAgeRemoved makes it as if what was removed had been so before.
+func (w *world) mustAgeRemoved() {
 	w.t.Helper()
-	for i := range n {
-		verdict, out := w.run(p, w.clients, along.nth(i).in("S").frame(w.t))
-		switch {
-		case verdict == tcRedirect && out[23] == 6:
-			forwarded++
-		case verdict == tcDrop:
-			dropped++
-		default:
-			left++
+	in := w.mustLook()
+	for slot := range in.servers {
+		in.servers[slot].Removed -= min(in.servers[slot].Removed, graceSeconds)
+	}
+}
+
+// Clearing up after removed servers may end at any step: the next change goes on with it.
+func TestReclaimingCutAnywhere(t *testing.T) {
+	w := mustWorld(t, small)
+	steps := 0
+	for i, from := range states[:3] {
+		to := states[i+1]
+		for n := 1; ; n++ {
+			w.mustUpdate(from.become)
+			w.mustAgeRemoved()
+			_, before := w.mustLook().free()
+			was, err := cutAfter(n, func() error { return w.Update(to.become) })
+			must(t, err)
+			if _, after := w.mustLook().free(); was && after > before {
+				steps++
+			}
+			if got := mustConfigured(t, w.Director); got != from.String() && got != to.String() {
+				t.Errorf("from state %d, cut at step %d: the table is\n%s\nneither\n%s\nnor\n%s", i, n, got, from, to)
+			}
+			w.mustUpdate(to.become)
+			w.checkConsistent()
+			if t.Failed() {
+				return
+			}
+			if !was {
+				break
+			}
 		}
 	}
-	return forwarded, dropped, left
+	if steps == 0 {
+		t.Error("nothing was freed")
+	}
 }

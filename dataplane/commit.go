@@ -8,14 +8,10 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"lvs"
 	"lvs/sched"
 )
-
-// ErrNoRoom says that a table is larger than the instance was loaded for.
-var ErrNoRoom = errors.New("no room (the sizes are set when the director is loaded: see `director attach --help`)")
 
 // record is what is to become of one service: the same layouts as in the maps, only with what an operator decides.
 type record struct {
@@ -36,7 +32,10 @@ func (in *instance) commit(t *lvs.Table) error {
 	if len(records) == 0 {
 		return in.setTimeouts(t.Timeouts)
 	}
-	if err := in.room(t); err != nil {
+	if err := in.reclaim(); err != nil {
+		return err
+	}
+	if err := in.room(t, records); err != nil {
 		return err
 	}
 	if err := in.writeJournal(records, t.Timeouts); err != nil {
@@ -58,24 +57,6 @@ func (in *instance) setTimeouts(t lvs.Timeouts) error {
 	}
 	settings.setTimeouts(t, in.hz)
 	return in.putSettings(settings)
-}
-
-// room checks the table against the sizes of the maps. Removed servers may take slots for a while yet.
-func (in *instance) room(t *lvs.Table) error {
-	servers := 0
-	for _, s := range t.Services() {
-		if len(s.Servers) > ServersPerService {
-			return fmt.Errorf("%v: %d servers, a service can have %d: %w", s.ServiceID, len(s.Servers), ServersPerService, ErrNoRoom)
-		}
-		servers += len(s.Servers)
-	}
-	if n := len(in.services) - 1; len(t.Services()) > n {
-		return fmt.Errorf("%d services, the table has room for %d: %w", len(t.Services()), n, ErrNoRoom)
-	}
-	if n := len(in.servers) - 1; servers > n {
-		return fmt.Errorf("%d servers, the table has room for %d: %w", servers, n, ErrNoRoom)
-	}
-	return nil
 }
 
 // diff gives the records of the services that differ from the maps.
@@ -168,7 +149,6 @@ func (in *instance) apply(records []*record, again bool) error {
 			return fmt.Errorf("%v: %w", id, err)
 		}
 	}
-	a.reclaim()
 	return nil
 }
 
@@ -184,7 +164,6 @@ type applying struct {
 	nextService, nextServer uint32 // where the search for a free slot goes on
 	keys, lists             *ebpf.Map
 	ours                    []bpfAddressBits
-	named                   map[uint32]bool // servers' slots that places name; nil is not read yet
 }
 
 func (a *applying) openMaps() (err error) {
@@ -318,6 +297,9 @@ func (a *applying) writeServers(slot uint32, want []bpfServer, members []uint32)
 			a.servers[at] = bpfServer{Addr: w.Addr, Port: w.Port, Service: slot}
 			cut()
 			a.clear(at)
+		} else if a.idle(at, bootSeconds()) {
+			a.forget(&a.services[slot], at)
+			a.servers[at].Zero = bpfCounts{}
 		}
 		a.writeServer(at, w)
 		cut()
@@ -362,10 +344,10 @@ func (a *applying) chain(s *bpfService, order, members []uint32) {
 	a.link(s, all)
 }
 
-func (a *applying) link(s *bpfService, all []uint32) {
+func (in *instance) link(s *bpfService, all []uint32) {
 	next := uint32(0)
 	for _, i := range slices.Backward(all) {
-		a.servers[i].Next = next
+		in.servers[i].Next = next
 		cut()
 		next = i
 	}
@@ -404,59 +386,18 @@ func (a *applying) zero(s *bpfService) {
 	s.Carried = toCounts(none)
 }
 
-func (a *applying) clear(server uint32) {
-	a.loads[server] = bpfLoad{}
-	for i := range a.counters[int(server)*a.cpus : (int(server)+1)*a.cpus] {
-		a.counters[int(server)*a.cpus+i] = bpfCounter{}
-	}
+// forget lets a server's slot begin anew. Its service goes on counting where it is.
+func (a *applying) forget(s *bpfService, server uint32) {
+	sum := fromCounts(s.Carried)
+	sum.Add(a.counted(server))
+	s.Carried = toCounts(sum)
+	cut()
+	a.clear(server)
 }
 
-// graceSeconds is how long a removed server's slot is kept at least: packets that saw the old list are through by then.
-const graceSeconds = 2
-
-func bootSeconds() uint32 {
-	var ts unix.Timespec
-	unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
-	return uint32(ts.Sec)
-}
-
-// reclaim frees the slots of removed servers that no connection refers to any more, and of removed services without
-// such servers.
-func (a *applying) reclaim() {
-	now, freed := bootSeconds(), false
-	for i := range a.services {
-		s := &a.services[i]
-		if s.Use == bpfSlotUseSLOT_FREE {
-			continue
-		}
-		var kept []uint32
-		before := 0
-		for slot, d := range a.members(s) {
-			before++
-			l := &a.loads[slot]
-			idle := l.Active <= 0 && l.Inactive <= 0 && l.Persistent <= 0
-			if bpfSlotUse(d.Use) != bpfSlotUseSLOT_REMOVED || !idle || now-d.Removed < graceSeconds || a.placed(i, slot) {
-				kept = append(kept, slot)
-				continue
-			}
-			sum := fromCounts(s.Carried)
-			sum.Add(a.counted(slot))
-			s.Carried = toCounts(sum)
-			cut()
-			a.clear(slot)
-			d.Use = uint8(bpfSlotUseSLOT_FREE)
-			cut()
-			freed = true
-		}
-		if len(kept) < before {
-			a.link(s, kept)
-		}
-		if len(kept) == 0 && s.Use == bpfSlotUseSLOT_REMOVED {
-			s.Use = bpfSlotUseSLOT_FREE
-			freed = true
-		}
-	}
-	if freed {
-		a.unmarkOurs()
+func (in *instance) clear(server uint32) {
+	in.loads[server] = bpfLoad{}
+	for i := range in.counters[int(server)*in.cpus : (int(server)+1)*in.cpus] {
+		in.counters[int(server)*in.cpus+i] = bpfCounter{}
 	}
 }

@@ -40,6 +40,21 @@ func Open(s Sizes) (*Director, error) {
 	return &Director{place: p, sizes: s}, s.check()
 }
 
+// Namespace names the network namespace, by its cookie; no other one gets that name while the machine is up.
+func (d *Director) Namespace() string { return filepath.Base(d.place.path) }
+
+// Hold keeps the Director's place in reach when the process that it was found through has ended: for one that outlives
+// its parents.
+func (d *Director) Hold() error {
+	root, err := unix.Open(filepath.Dir(d.place.parent), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("hold %s: %w", d.place.path, err)
+	}
+	d.place.parent = filepath.Join(fmt.Sprintf("/proc/self/fd/%d", root), home)
+	d.place.path = filepath.Join(d.place.parent, d.Namespace())
+	return nil
+}
+
 // Update is as [lvs.Director] says. It loads the instance if there is none, and attaches it to interfaces that are
 // up and were not attached to before.
 func (d *Director) Update(change func(*lvs.Table) error) error {
@@ -64,12 +79,12 @@ func (d *Director) Update(change func(*lvs.Table) error) error {
 	return in.commit(t)
 }
 
-// reading opens the instance to be read; the function it answers closes it.
-func (d *Director) reading() (*instance, func(), error) {
+// reading opens the instance to be read under a lock; the function it answers closes it.
+func (d *Director) reading(how int) (*instance, func(), error) {
 	if d.updating != nil {
 		return d.updating, func() {}, nil
 	}
-	in, err := d.open(unix.LOCK_SH)
+	in, err := d.open(how)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -78,7 +93,7 @@ func (d *Director) reading() (*instance, func(), error) {
 
 // Table is as [lvs.Director] says. Where nothing is loaded the table is empty.
 func (d *Director) Table() (*lvs.Table, error) {
-	in, done, err := d.reading()
+	in, done, err := d.reading(unix.LOCK_SH)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &lvs.Table{Timeouts: lvs.DefaultTimeouts}, nil
 	}
@@ -101,10 +116,10 @@ func (d *Director) Table() (*lvs.Table, error) {
 	return in.table()
 }
 
-// Conns is as [lvs.Director] says.
+// Conns is as [lvs.Director] says. It waits for nobody, and nobody waits for it: whoever reads may take all the time.
 func (d *Director) Conns() iter.Seq2[lvs.Conn, error] {
 	return func(yield func(lvs.Conn, error) bool) {
-		in, done, err := d.reading()
+		in, done, err := d.reading(unix.LOCK_UN)
 		if errors.Is(err, fs.ErrNotExist) {
 			return
 		}
@@ -113,13 +128,13 @@ func (d *Director) Conns() iter.Seq2[lvs.Conn, error] {
 			return
 		}
 		defer done()
-		in.conns(yield)
+		in.conns(jiffies(in.hz), yield)
 	}
 }
 
 // Size is as [lvs.Director] says: for a loaded instance its own size, else that which it would be loaded with.
 func (d *Director) Size() int {
-	in, done, err := d.reading()
+	in, done, err := d.reading(unix.LOCK_SH)
 	if err != nil {
 		return d.sizes.Conns
 	}
@@ -132,7 +147,7 @@ func (d *Director) Size() int {
 func (d *Director) Unload() error {
 	in, err := d.open(unix.LOCK_EX)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return d.place.clear(d.place.unfinished())
 	}
 	if err != nil {
 		return err
@@ -144,11 +159,7 @@ func (d *Director) Unload() error {
 	if err := in.restoreForwarding(); err != nil {
 		return err
 	}
-	if err := removePins(d.place.path); err != nil {
-		return fmt.Errorf("remove %s: %w", d.place.path, err)
-	}
-	os.Remove(d.place.parent) // if it was the last one
-	return nil
+	return d.place.clear(d.place.path, d.place.unfinished())
 }
 
 // loaded opens the instance for changes, and loads it first if there is none.
@@ -174,10 +185,7 @@ func (d *Director) loaded() (*instance, error) {
 
 // create loads the instance unless another process was faster.
 func (p place) create(s Sizes) error {
-	if err := os.Mkdir(p.parent, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	l, err := lockDir(p.parent, unix.LOCK_EX)
+	l, err := p.lockParent()
 	if err != nil {
 		return err
 	}
@@ -187,6 +195,38 @@ func (p place) create(s Sizes) error {
 		return nil
 	}
 	return p.load(s)
+}
+
+// lockParent takes the lock under which instances come and go, and makes the directory that it is of.
+func (p place) lockParent() (lock, error) {
+	for {
+		if err := os.Mkdir(p.parent, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return lock{}, err
+		}
+		l, err := lockDir(p.parent, unix.LOCK_EX)
+		if !errors.Is(err, fs.ErrNotExist) { // the last instance of another namespace may have gone just now
+			return l, err
+		}
+	}
+}
+
+// clear removes instances while none can come or be swept, and the parent after the last one.
+func (p place) clear(dirs ...string) error {
+	l, err := lockDir(p.parent, unix.LOCK_EX)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer l.release()
+	for _, dir := range dirs {
+		if err := removePins(dir); err != nil {
+			return fmt.Errorf("remove %s: %w", dir, err)
+		}
+	}
+	os.Remove(p.parent)
+	return nil
 }
 
 // instance is what is pinned for a namespace, open and locked.
@@ -202,6 +242,7 @@ type instance struct {
 	counters []bpfCounter
 	cpus     int
 	hz       uint32
+	named    map[uint32]bool // servers' slots that places name; nil if that was not read yet
 }
 
 func (d *Director) open(how int) (*instance, error) {

@@ -152,7 +152,8 @@ type bpfRoute struct {
 	Mtu     uint32
 	How     uint32
 	Xdp     uint32
-	Spare   [3]uint32
+	Probe   uint32
+	Spare   [2]uint32
 }
 
 type bpfScheduler uint32
@@ -176,12 +177,13 @@ const (
 )
 
 type bpfSeat struct {
-	_      structs.HostLayout
-	Server uint32
-	Weight int32
-	Step   int32
-	Table  uint32
-	Cursor uint64
+	_         structs.HostLayout
+	Server    uint32
+	Weight    int32
+	Step      int32
+	Scheduler uint16
+	Table     uint16
+	Cursor    uint64
 }
 
 type bpfSegment struct {

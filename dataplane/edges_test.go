@@ -170,8 +170,8 @@ func TestExpiredConnectionsAreAbsent(t *testing.T) {
 		w.settings.SweepSlice = 0 // nothing is swept
 		w.setClock(end - 1)
 		for range 2 { // the second is past the kernel's turn to look for its neighbours
-			w.run(p, w.clients, tcp4.from(2).in("S").frame(t))
-			w.run(p, w.servers, tcp4.from(2).out("SA").frame(t))
+			w.run(w.tc, w.clients, tcp4.from(2).in("S").frame(t))
+			w.run(w.tc, w.servers, tcp4.from(2).out("SA").frame(t))
 		}
 		w.check(p, row{does: "an answer in the last jiffy", in: tcp4.out("A"), becomes: forwarded}, 1)
 		end = w.settings.Now + w.settings.TcpTimeout[lvs.TCPEstablished]

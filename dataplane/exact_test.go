@@ -16,32 +16,38 @@ import (
 	"lvs"
 )
 
-// onCPUs runs f on as many CPUs at once, in the world's namespace.
-func (w *world) onCPUs(n int, f func(cpu int)) {
+// onThreads runs f on as many threads at once, in the world's namespace.
+func (w *world) onThreads(n int, f func(n int)) {
 	w.t.Helper()
-	if runtime.NumCPU() < n {
-		w.t.Skipf("needs %d CPUs", n)
-	}
 	ns, err := os.Open("/proc/thread-self/ns/net")
 	must(w.t, err)
 	defer ns.Close()
 	var all, ready sync.WaitGroup
 	ready.Add(n)
-	for cpu := range n {
+	for i := range n {
 		all.Go(func() {
 			runtime.LockOSThread() // never unlocked: the thread keeps to its CPU and namespace
 			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 				w.t.Error(err)
 			}
-			if err := pin(cpu); err != nil {
+			if err := pin(i % runtime.NumCPU()); err != nil {
 				w.t.Error(err)
 			}
 			ready.Done()
 			ready.Wait()
-			f(cpu)
+			f(i)
 		})
 	}
 	all.Wait()
+}
+
+// onCPUs runs f on as many CPUs at once.
+func (w *world) onCPUs(n int, f func(cpu int)) {
+	w.t.Helper()
+	if runtime.NumCPU() < n {
+		w.t.Skipf("needs %d CPUs", n)
+	}
+	w.onThreads(n, f)
 }
 
 // mustSweep sweeps the whole table at once, by the code that the timer runs in slices.

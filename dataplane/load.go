@@ -149,6 +149,9 @@ func (s *bpfSetting) timeouts(hz uint32) lvs.Timeouts {
 	return lvs.Timeouts{TCP: s.TcpTimeout[lvs.TCPEstablished] / hz, TCPFin: s.TcpTimeout[lvs.TCPFinWait] / hz, UDP: s.UdpTimeout / hz}
 }
 
+// unfinished is where an instance is built; a process that is killed leaves it there.
+func (p place) unfinished() string { return p.path + "-new" }
+
 // load makes the instance of a place, all or nothing: it is built beside and renamed.
 func (p place) load(s Sizes) error {
 	c, err := spec(s)
@@ -164,7 +167,7 @@ func (p place) build(c *ebpf.CollectionSpec) error {
 		return explainLoad(err)
 	}
 	defer coll.Close()
-	tmp := p.path + "-new"
+	tmp := p.unfinished()
 	if err := removePins(tmp); err != nil {
 		return err
 	}
@@ -275,7 +278,8 @@ func removePins(dir string) error {
 	for _, e := range entries {
 		os.Remove(filepath.Join(dir, e.Name()))
 	}
-	if err := os.Remove(dir); !errors.Is(err, fs.ErrNotExist) { // as another process may have swept it away
+	// a command in another namespace may have swept it away meanwhile
+	if err := os.Remove(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

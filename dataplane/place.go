@@ -136,7 +136,7 @@ type lock struct{ dir *os.File }
 
 func (l lock) release() { l.dir.Close() }
 
-// lockDir waits for the lock of a directory: shared (unix.LOCK_SH) or exclusive (unix.LOCK_EX). It answers
+// lockDir waits for the lock of a directory: shared (unix.LOCK_SH), exclusive (unix.LOCK_EX) or none (unix.LOCK_UN). It answers
 // os.ErrNotExist if there is no such directory, also if it went while we waited.
 func lockDir(path string, how int) (lock, error) {
 	for {

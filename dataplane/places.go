@@ -48,28 +48,33 @@ func (a *applying) forgetPlaces(slot uint32) error {
 }
 
 // placed says whether a place names a server's slot. One that is removed and comes back is then the one it was.
-func (a *applying) placed(service int, server uint32) bool {
-	if !isLocal(a.services[service].Scheduler) {
+func (in *instance) placed(server uint32) bool {
+	if !isLocal(in.services[in.servers[server].Service].Scheduler) {
 		return false
 	}
-	if a.named == nil {
-		places, err := a.m(bpfMapPlaces)
-		if err != nil {
-			return true
-		}
-		a.named = map[uint32]bool{}
-		var key bpfPlaceKey
-		var place bpfPlace
-		it := places.Iterate()
-		for it.Next(&key, &place) {
-			for _, member := range place.Server {
-				a.named[member] = true
-			}
-		}
-		if it.Err() != nil { // packets change the map meanwhile: the next change comes by again
-			a.named = nil
-			return true
+	if in.named == nil {
+		in.named = in.readPlaced()
+	}
+	return in.named == nil || in.named[server]
+}
+
+// readPlaced gives the servers' slots that places name, or nil if packets change them too fast to be read.
+func (in *instance) readPlaced() map[uint32]bool {
+	places, err := in.m(bpfMapPlaces)
+	if err != nil {
+		return nil
+	}
+	named := map[uint32]bool{}
+	var key bpfPlaceKey
+	var place bpfPlace
+	it := places.Iterate()
+	for it.Next(&key, &place) {
+		for _, member := range place.Server {
+			named[member] = true
 		}
 	}
-	return a.named[server]
+	if it.Err() != nil {
+		return nil
+	}
+	return named
 }

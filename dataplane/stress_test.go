@@ -221,7 +221,7 @@ func TestStressNotices(t *testing.T) {
 		{"no_second_look", func(w worker) uint64 { return w.Wrong }},
 	} {
 		t.Run(c.flaw, func(t *testing.T) {
-			s := mustStress(t, attack{segments: 1, keys: 8, permanent: 2, steps: 20_000, switches: []string{"at_once", "slow", c.flaw}})
+			s := mustStress(t, attack{segments: 1, keys: 4, steps: 20_000, switches: []string{"at_once", "slow", c.flaw}})
 			for range 100 {
 				s.batch(t)
 				if n := c.symptom(s.sum()); n > 0 {

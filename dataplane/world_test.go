@@ -3,11 +3,8 @@
 package dataplane
 
 import (
-	"errors"
-	"io/fs"
 	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -28,6 +25,7 @@ type world struct {
 	clients, servers netlink.Link
 	tc, xdp, sweep   *ebpf.Program
 	settings         bpfSetting
+	look             *instance
 }
 
 var (
@@ -92,13 +90,11 @@ func mustWorld(t testing.TB, s Sizes, change ...func(*ebpf.CollectionSpec)) *wor
 	}
 	p, err := findPlace()
 	must(t, err)
-	if err := os.Mkdir(p.parent, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		t.Fatal(err)
-	}
-	l, err := lockDir(p.parent, unix.LOCK_EX) // others sweep away what is not finished
+	l, err := p.lockParent()
 	must(t, err)
-	must(t, p.build(c))
+	err = p.build(c)
 	l.release()
+	must(t, err)
 	w.Director = &Director{place: p, sizes: s}
 	t.Cleanup(func() {
 		if err := w.Unload(); err != nil {
@@ -128,6 +124,9 @@ func mustInterface(t testing.TB, name string, mtu int, addrs ...string) netlink.
 		must(t, netlink.LinkSetUp(l))
 	}
 	l, err := netlink.LinkByName(name)
+	must(t, err)
+	must(t, netlink.LinkSetHardwareAddr(l, routerMAC))
+	l, err = netlink.LinkByName(name)
 	must(t, err)
 	for _, a := range addrs {
 		mustAddress(t, l, a)
@@ -163,10 +162,13 @@ func (w *world) setClock(jiffies uint32) {
 // mustLook opens the maps without a lock, until the test ends: for looking at them, and for what no product does.
 func (w *world) mustLook() *instance {
 	w.t.Helper()
-	in := &instance{dir: w.place.path, pinned: map[string]*ebpf.Map{}}
-	must(w.t, in.open())
-	w.t.Cleanup(in.close)
-	return in
+	if w.look == nil {
+		in := &instance{dir: w.place.path, pinned: map[string]*ebpf.Map{}}
+		must(w.t, in.open())
+		w.t.Cleanup(in.close)
+		w.look = in
+	}
+	return w.look
 }
 
 // mustUpdate changes the table.

@@ -40,7 +40,7 @@ struct conn_key {
 	__u64 virtual[2];
 };
 
-#define KEY_WORD 0xffffffffffffULL	/* without overflow and spare */
+#define KEY_WORD 0xffffffffffffULL /* without overflow and spare */
 #define KEY_CLIENT_WORD 0xffff0000ffffULL /* client port, protocol, kind */
 
 static __always_inline __u64 key_word(__u16 client_port, __u16 virtual_port, __u8 protocol, __u8 kind)
@@ -208,7 +208,7 @@ struct conn_data {
 	__u32 life;
 	__u32 server;
 	__u32 expires;
-	__u32 home;    /* line in the segment */
+	__u32 home; /* line in the segment */
 	__u32 version; /* of the segment's insertions, before the look-up that failed */
 };
 

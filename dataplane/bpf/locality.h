@@ -12,7 +12,7 @@
 struct near {
 	struct place_key key;
 	__u32 length;
-	__u32 what;   /* enum near_what */
+	__u32 what; /* enum near_what */
 	__u32 chosen; /* a slot; 0 is none */
 	__u32 weight; /* of the chosen one */
 	__u64 load;
@@ -45,7 +45,8 @@ static long member_step(__u32 n, struct near *m)
 	__u64 load = overhead(l), weight = d->weight;
 	if (m->what == NEAR_LEAST_OPEN && READ_ONCE(l->overloaded))
 		return 0;
-	if (m->chosen && (m->what == NEAR_MOST ? m->load * weight >= load * m->weight : load * m->weight >= m->load * weight))
+	if (m->chosen &&
+	    (m->what == NEAR_MOST ? m->load * weight >= load * m->weight : load * m->weight >= m->load * weight))
 		return 0;
 	m->chosen = slot;
 	m->load = load;

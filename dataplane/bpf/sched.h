@@ -99,7 +99,7 @@ __noinline __u32 pick_server(struct flow *f, __u32 service)
 	if (!head || !head->server || head->server > SERVERS_A_SERVICE)
 		return 0;
 	w.seats = head->server;
-	w.scheduler = v->scheduler;
+	w.scheduler = head->scheduler;
 	switch (w.scheduler) {
 	case SCHEDULER_RR:
 		return pick_in_turn(&w);

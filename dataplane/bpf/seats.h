@@ -13,14 +13,14 @@ struct walk {
 	void *list;
 	__u32 seats;
 	__u32 scheduler;
-	__u32 chosen;	/* server's slot; 0 is none */
+	__u32 chosen; /* server's slot; 0 is none */
 	__u32 position; /* rr, wrr: the seat last looked at, 0 for the head; sh, mh: the entry first looked at */
-	__s32 highest;	/* of the usable weights */
+	__s32 highest; /* of the usable weights */
 	union {
 		__s32 current; /* wrr: the weight that a server needs in this pass */
-		__u32 number;  /* twos: how far into the sum of the weights */
+		__u32 number; /* twos: how far into the sum of the weights */
 		struct {
-			__u32 key;   /* sh, dh, mh: what is hashed */
+			__u32 key; /* sh, dh, mh: what is hashed */
 			__u32 table; /* entries */
 		};
 	};

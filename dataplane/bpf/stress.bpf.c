@@ -52,6 +52,7 @@ static __always_inline bool holds_slowly(struct conn *e, const struct conn_key *
 	    READ_ONCE(e->client[0]) != k->client[0] || READ_ONCE(e->virtual[1]) != k->virtual[1])
 		return false;
 	linger();
+	linger();
 	if (READ_ONCE(e->virtual[0]) != k->virtual[0])
 		return false;
 	return no_second_look || READ_ONCE(e->own) == own;
