@@ -297,9 +297,6 @@ func (a *applying) writeServers(slot uint32, want []bpfServer, members []uint32)
 			a.servers[at] = bpfServer{Addr: w.Addr, Port: w.Port, Service: slot}
 			cut()
 			a.clear(at)
-		} else if a.idle(at, bootSeconds()) {
-			a.forget(&a.services[slot], at)
-			a.servers[at].Zero = bpfCounts{}
 		}
 		a.writeServer(at, w)
 		cut()
@@ -384,15 +381,6 @@ func (a *applying) zero(s *bpfService) {
 	var none lvs.Stats
 	none.Sub(sum)
 	s.Carried = toCounts(none)
-}
-
-// forget lets a server's slot begin anew. Its service goes on counting where it is.
-func (a *applying) forget(s *bpfService, server uint32) {
-	sum := fromCounts(s.Carried)
-	sum.Add(a.counted(server))
-	s.Carried = toCounts(sum)
-	cut()
-	a.clear(server)
 }
 
 func (in *instance) clear(server uint32) {

@@ -226,9 +226,9 @@ func drawBody(t *rapid.T, p lvs.Protocol, from, to netip.AddrPort) wire {
 
 // drawDamage spares the source address and the ports: who comes is not to be a stranger to the cast.
 func drawDamage(t *rapid.T, from netip.Addr) wireDamage {
-	at := []int{12, 13, 14, 15, 16, 17, 18, 20, 21, 22, 23, 24, 25, 30, 38, 39, 46, 47, 48, 50, 51}
+	at := []int{12, 13, 14, 15, 16, 17, 18, 20, 21, 22, 23, 24, 25, 30, 33, 38, 39, 46, 47, 48, 50, 51}
 	if from.Is6() {
-		at = []int{12, 13, 14, 15, 18, 19, 20, 21, 38, 58, 59, 66, 67, 68, 70, 71}
+		at = []int{12, 13, 14, 15, 18, 19, 20, 21, 38, 53, 58, 59, 66, 67, 68, 70, 71}
 	}
 	return wireDamage{rapid.SampledFrom(at).Draw(t, "at"), rapid.Byte().Draw(t, "is")}
 }

@@ -104,7 +104,6 @@ func mustStage(t *testing.T, withXDP bool) *stage {
 	for cpu := range 1024 {
 		if all.IsSet(cpu) {
 			s.cpu = cpu
-			break
 		}
 	}
 	one.Set(s.cpu) // routes are remembered for each CPU
@@ -289,6 +288,7 @@ func (s *stage) mustEnd(t rapid.TB) {
 		s.mustAdvance(t, 10_000*s.in.hz)
 	}
 	mustDo(t, "clear", s.Update(func(t *lvs.Table) error { t.Clear(); return nil }))
+	mustDo(t, "reclaim", s.in.reclaim()) // as the next change would
 	s.checkNothingLeft(t)
 	s.clean = true
 }

@@ -216,3 +216,38 @@ func TestConnectionsAreTheirOwn(t *testing.T) {
 		}
 	}
 }
+
+// A server at its upper threshold is left out until it has come below the lower one, or below three quarters of the upper.
+func TestThresholds(t *testing.T) {
+	for _, c := range []struct{ upper, lower, back int }{{8, 0, 5}, {8, 3, 2}, {1, 0, 0}, {5, 5, 4}} {
+		w := mustWorld(t, small)
+		w.settings.SweepSlice = 0
+		w.setClock(w.settings.Now)
+		w.mustUpdate(addService(udp4.id(), "rr"), func(t *lvs.Table) error {
+			return t.AddServer(udp4.id(), realServer(udp4.server), lvs.ServerConfig{
+				Forward: lvs.Masq, Weight: 1, Upper: uint32(c.upper), Lower: uint32(c.lower),
+			})
+		})
+		opens := func(client uint16) bool {
+			_, out := w.run(w.tc, w.clients, udp4.from(client).in("").frame(t))
+			return out[23] == byte(lvs.UDP)
+		}
+		for n := range c.upper { // they end one after the other
+			w.setClock(w.settings.Now + 1)
+			if !opens(uint16(1 + n)) {
+				t.Errorf("%+v: connection %d is refused", c, n)
+			}
+		}
+		first := w.settings.Now - uint32(c.upper) + 1
+		for left := c.upper; ; left-- {
+			if got, want := opens(1000), left <= c.back; got != want {
+				t.Errorf("%+v: with %d connections it opens one: %v", c, left, got)
+			}
+			if left <= c.back {
+				break
+			}
+			w.setClock(first + w.settings.UdpTimeout + uint32(c.upper-left))
+			w.mustSweep()
+		}
+	}
+}

@@ -133,9 +133,14 @@ func (w *world) mustLoads(p path) (loads []lvs.Load) {
 // mustExpire lets all connections end, and checks that nothing is left of them.
 func (w *world) mustExpire() {
 	w.t.Helper()
+	in := w.mustLook()
+	table, live := in.mustConnTable(w.t), w.mustLive()
 	w.setClock(w.settings.Now + 1<<24)
 	w.mustSweep()
-	in := w.mustLook()
+	w.mustSweep()
+	if n := table.used(); n != live {
+		w.t.Errorf("%d connections have ended just now, and %d lines are kept of them", live, n)
+	}
 	for slot, l := range in.loads {
 		if l != (bpfLoad{}) {
 			w.t.Errorf("server slot %d: %+v without a connection", slot, l)
@@ -144,7 +149,7 @@ func (w *world) mustExpire() {
 	w.checkLoads()
 	w.setClock(w.settings.Now + in.hz)
 	w.mustSweep()
-	if n := in.mustConnTable(w.t).used(); n != 0 {
+	if n := table.used(); n != 0 {
 		w.t.Errorf("%d lines are not free", n)
 	}
 	w.checkLoads()
