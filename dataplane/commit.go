@@ -105,13 +105,14 @@ func newRecord(v *lvs.Service) (*record, error) {
 
 func configOf(s *bpfService) bpfService {
 	c := *s
-	c.First, c.Added, c.Carried, c.Use = 0, 0, bpfCounts{}, 0
+	c.First, c.Added, c.Carried, c.Use, c.Places = 0, 0, bpfCounts{}, 0, 0
 	return c
 }
 
 func serverConfigOf(d *bpfServer) bpfServer {
 	c := *d
-	c.Service, c.Next, c.Removed, c.Zero, c.Use, c.TunnelSource = 0, 0, 0, bpfCounts{}, 0, [2]uint64{}
+	c.Service, c.Next, c.Removed, c.Use, c.LastWeight = 0, 0, 0, 0, 0
+	c.Zero, c.TunnelSource = bpfCounts{}, [2]uint64{}
 	return c
 }
 
@@ -191,6 +192,11 @@ func (a *applying) one(r *record) error {
 	s := &a.services[slot]
 	members := a.membersOf(slot)
 	before, oldScheduler := a.seated(members), s.Scheduler
+	if r.service.Scheduler != oldScheduler {
+		if err := a.forgetPlaces(slot); err != nil {
+			return err
+		}
+	}
 	a.writeService(slot, r, members, fresh)
 	cut()
 	order, err := a.writeServers(slot, r.servers, members)
@@ -309,6 +315,9 @@ func (a *applying) writeServer(at uint32, w *bpfServer) {
 		}
 		l.Overloaded = over
 	}
+	if added := bpfSlotUse(d.Use) != bpfSlotUseSLOT_LIVE; added || w.Weight != 0 {
+		d.LastWeight = w.Weight
+	}
 	d.Upper, d.Lower, d.Weight, d.Forward = w.Upper, w.Lower, w.Weight, w.Forward
 	d.TunnelType, d.TunnelChecksum, d.TunnelPort = w.TunnelType, w.TunnelChecksum, w.TunnelPort
 	if forward := lvs.Forward(w.Forward); forward == lvs.Masq || forward == lvs.FullNAT {
@@ -364,7 +373,7 @@ func (a *applying) removeService(slot uint32) error {
 	}
 	a.chain(s, nil, a.membersOf(slot))
 	s.Use = bpfSlotUseSLOT_REMOVED
-	return nil
+	return a.forgetPlaces(slot)
 }
 
 // zero lets the counters of a service and its servers start again.

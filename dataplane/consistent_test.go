@@ -155,10 +155,11 @@ func (c *consistency) list(slot uint32) ([]bpfSeat, error) {
 			return nil, err
 		}
 	}
-	if int(seats[0].Server) != len(seats)-1 {
+	last := int(seats[0].Server)
+	if last+(int(seats[0].Table)+tableRow-1)/tableRow != len(seats)-1 {
 		return nil, errSeats
 	}
-	return seats[1:], nil
+	return seats[1 : last+1], nil
 }
 
 // configured gives a table as text, without what it carries: its services, each with its servers in order.

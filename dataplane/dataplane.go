@@ -242,6 +242,7 @@ type instance struct {
 	counters []bpfCounter
 	cpus     int
 	hz       uint32
+	named    map[uint32]bool // servers' slots that places name; nil if that was not read yet
 }
 
 func (d *Director) open(how int) (*instance, error) {

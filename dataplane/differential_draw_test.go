@@ -4,6 +4,7 @@ package dataplane
 
 import (
 	"net/netip"
+	"slices"
 
 	"pgregory.net/rapid"
 
@@ -106,14 +107,18 @@ func (s *stage) drawEdit(t *rapid.T) func(*lvs.Table) error {
 	return drawGrowth(t)
 }
 
+// certain are the schedulers that leave nothing to chance.
+var certain = slices.DeleteFunc(slices.Clone(lvs.Schedulers), func(s string) bool { return s == "twos" })
+
 func drawService(t *rapid.T, n int) lvs.ServiceConfig {
-	c := lvs.ServiceConfig{Scheduler: rapid.SampledFrom([]string{"rr", "wrr", "lc", "wlc"}).Draw(t, "scheduler"), Netmask: 0xffffffff}
+	c := lvs.ServiceConfig{Scheduler: rapid.SampledFrom(certain).Draw(t, "scheduler"), Netmask: 0xffffffff}
+	if c.Scheduler == "sh" || c.Scheduler == "mh" {
+		c.SchedulerFlags = lvs.SchedulerFlags(rapid.Uint8Range(0, 3).Draw(t, "flags"))
+	}
 	if stageServices[n].Family == lvs.IPv6 {
 		c.Netmask = 128
 	}
 	switch rapid.IntRange(0, 29).Draw(t, "kind") {
-	case 29:
-		c.Scheduler = rapid.SampledFrom([]string{"sed", "sh", "mh"}).Draw(t, "scheduler")
 	case 28:
 		c.Persistent = 300
 	case 27:

@@ -255,7 +255,7 @@ func (s *stage) mustBegin(t rapid.TB, at uint32) {
 	s.began, s.now = at, at
 	bootSeconds = func() uint32 { return 1000 + (s.now-s.began)/s.in.hz }
 	ask := func(a netip.Addr) (oracle.Hop, bool) { s.asked = a; return s.route(a) }
-	s.judge = oracle.New(oracle.Options{Size: stageConns, Route: ask, Schedulers: []string{"rr", "wrr", "lc", "wlc"}})
+	s.judge = oracle.New(oracle.Options{Size: stageConns, Route: ask})
 	s.mustSet(t)
 	routes, err := s.in.m(bpfMapRoutes)
 	mustDo(t, "routes", err)

@@ -101,6 +101,22 @@ type bpfMac struct {
 	Spare uint16
 }
 
+type bpfPlace struct {
+	_        structs.HostLayout
+	Used     uint64
+	Modified uint64
+	Size     uint32
+	Length   uint32
+	Server   [8]uint32
+}
+
+type bpfPlaceKey struct {
+	_       structs.HostLayout
+	Addr    [2]uint64
+	Service uint32
+	Part    uint32
+}
+
 type bpfQuote struct {
 	_     structs.HostLayout
 	Bytes [516]uint8
@@ -166,7 +182,8 @@ type bpfSeat struct {
 	Server    uint32
 	Weight    int32
 	Step      int32
-	Scheduler uint32
+	Scheduler uint16
+	Table     uint16
 	Cursor    uint64
 }
 
@@ -190,7 +207,8 @@ type bpfServer struct {
 	TunnelType     uint8
 	TunnelChecksum uint8
 	TunnelPort     uint16
-	Spare          uint64
+	LastWeight     int32
+	Spare          uint32
 	Zero           bpfCounts
 	TunnelSource   [2]uint64
 	Spare2         [2]uint64
@@ -209,6 +227,8 @@ type bpfService struct {
 	First          uint32
 	Added          uint64
 	Carried        bpfCounts
+	Places         uint32
+	Spare          uint32
 }
 
 type bpfServiceKey struct {
@@ -221,15 +241,18 @@ type bpfServiceKey struct {
 }
 
 type bpfSetting struct {
-	_            structs.HostLayout
-	TcpTimeout   [16]uint32
-	UdpTimeout   uint32
-	IcmpBurst    uint32
-	IcmpEvery    uint32
-	SweepEvery   uint32
-	SweepSlice   uint32
-	Now          uint32
-	LoForwarding uint32
+	_               structs.HostLayout
+	TcpTimeout      [16]uint32
+	UdpTimeout      uint32
+	IcmpBurst       uint32
+	IcmpEvery       uint32
+	SweepEvery      uint32
+	SweepSlice      uint32
+	Now             uint32
+	LoForwarding    uint32
+	Random          uint32
+	LblcExpiration  uint32
+	LblcrExpiration uint32
 }
 
 type bpfSlotUse uint32
@@ -246,9 +269,10 @@ type bpfSweeper struct {
 		_ structs.HostLayout
 		_ [16]byte
 	}
-	Next   uint32
-	Rounds uint32
-	Ended  uint64
+	Next        uint32
+	Rounds      uint32
+	Ended       uint64
+	PlacesSwept uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -264,6 +288,7 @@ const (
 	bpfMapLoads           = "loads"
 	bpfMapMacs            = "macs"
 	bpfMapOurs            = "ours"
+	bpfMapPlaces          = "places"
 	bpfMapQuotes          = "quotes"
 	bpfMapReasons         = "reasons"
 	bpfMapRoutes          = "routes"
@@ -348,6 +373,7 @@ type bpfMapSpecs struct {
 	Loads        *ebpf.MapSpec `ebpf:"loads"`
 	Macs         *ebpf.MapSpec `ebpf:"macs"`
 	Ours         *ebpf.MapSpec `ebpf:"ours"`
+	Places       *ebpf.MapSpec `ebpf:"places"`
 	Quotes       *ebpf.MapSpec `ebpf:"quotes"`
 	Reasons      *ebpf.MapSpec `ebpf:"reasons"`
 	Routes       *ebpf.MapSpec `ebpf:"routes"`
@@ -402,6 +428,7 @@ type bpfMaps struct {
 	Loads        *ebpf.Map `ebpf:"loads"`
 	Macs         *ebpf.Map `ebpf:"macs"`
 	Ours         *ebpf.Map `ebpf:"ours"`
+	Places       *ebpf.Map `ebpf:"places"`
 	Quotes       *ebpf.Map `ebpf:"quotes"`
 	Reasons      *ebpf.Map `ebpf:"reasons"`
 	Routes       *ebpf.Map `ebpf:"routes"`
@@ -422,6 +449,7 @@ func (m *bpfMaps) Close() error {
 		m.Loads,
 		m.Macs,
 		m.Ours,
+		m.Places,
 		m.Quotes,
 		m.Reasons,
 		m.Routes,

@@ -53,6 +53,17 @@ func (w *world) onCPUs(n int, f func(cpu int)) {
 // mustSweep sweeps the whole table at once, by the code that the timer runs in slices.
 func (w *world) mustSweep() {
 	w.t.Helper()
+	if w.sweep == nil {
+		w.sweep = w.mustLoadSweep()
+	}
+	r, err := w.sweep.Run(&ebpf.RunOptions{Data: make([]byte, 64)})
+	if err != nil || r != 0 {
+		w.t.Fatalf("sweep: %d, %v", int32(r), err)
+	}
+}
+
+func (w *world) mustLoadSweep() *ebpf.Program {
+	w.t.Helper()
 	c, err := ebpf.LoadCollectionSpec("testdata/stress.o")
 	must(w.t, err)
 	in := w.mustLook()
@@ -69,11 +80,8 @@ func (w *world) mustSweep() {
 	must(w.t, c.Variables[bpfVarTestClock].Set(true))
 	coll, err := ebpf.NewCollectionWithOptions(c, ebpf.CollectionOptions{MapReplacements: replaced})
 	must(w.t, err)
-	defer coll.Close()
-	r, err := coll.Programs["sweep_all"].Run(&ebpf.RunOptions{Data: make([]byte, 64)})
-	if err != nil || r != 0 {
-		w.t.Fatalf("sweep: %d, %v", int32(r), err)
-	}
+	w.t.Cleanup(coll.Close)
+	return coll.Programs["sweep_all"]
 }
 
 // farm is a service with so many servers, without a neighbour to any.

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lvs"
+	"lvs/sched"
 )
 
 // Sizes are how much an instance has room for. They are set when it is loaded.
@@ -130,6 +131,8 @@ func tcpActive() (bits uint32) {
 func newSettings(hz, segments uint32) bpfSetting {
 	const slice = 64 // segments: some 40 µs of work when they are full
 	s := bpfSetting{IcmpBurst: 50, IcmpEvery: max(hz/1000, 1), SweepSlice: slice}
+	s.LblcExpiration = uint32(sched.LocalityLifetime.Seconds())
+	s.LblcrExpiration = s.LblcExpiration
 	s.SweepEvery = uint32(1e9 / max(int(segments)/slice, 8))
 	s.setTimeouts(lvs.DefaultTimeouts, hz)
 	return s

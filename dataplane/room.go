@@ -81,11 +81,11 @@ var bootSeconds = func() uint32 {
 	return uint32(ts.Sec)
 }
 
-// idle says whether a server was removed, and neither packets nor connections refer to it any more.
+// idle says whether a server was removed, and neither packets nor connections nor places refer to it any more.
 func (in *instance) idle(slot uint32, now uint32) bool {
 	d, l := &in.servers[slot], &in.loads[slot]
 	return bpfSlotUse(d.Use) == bpfSlotUseSLOT_REMOVED && l.Active <= 0 && l.Inactive <= 0 && l.Persistent <= 0 &&
-		now-d.Removed >= graceSeconds
+		now-d.Removed >= graceSeconds && !in.placed(slot)
 }
 
 // reclaim frees the slots of removed servers that are idle, and of removed services without servers. It is no part of a

@@ -122,6 +122,7 @@ var rows = []row{
 
 	// no server
 	{does: "no server: port unreachable", in: serverless4.in("S"), becomes: answered, reason: bpfReasonREASON_NO_SERVER, kind4: icmp4(3, 3)},
+	{does: "no scheduler: port unreachable", in: refusing.in("S"), becomes: answered, reason: bpfReasonREASON_NO_SERVER, kind4: icmp4(3, 3)},
 	{does: "no IPv6 server: port unreachable", in: serverless6.in("S"), becomes: answered, reason: bpfReasonREASON_NO_SERVER, kind6: icmp6(1, 4)},
 	{does: "the error quotes no padding", in: serverless4.in("S").with(padded), becomes: answered, reason: bpfReasonREASON_NO_SERVER, kind4: icmp4(3, 3)},
 	{does: "the error quotes options", in: serverless4.in("S").with(full), becomes: answered, reason: bpfReasonREASON_NO_SERVER, kind4: icmp4(3, 3)},

@@ -4,6 +4,8 @@ package dataplane
 
 import (
 	"fmt"
+	"slices"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 
@@ -12,13 +14,13 @@ import (
 
 // Each service's list of servers is a map of its own inside the map of lists. It is built aside and swapped by one
 // update, so no packet sees half a change. Its head says where the scheduler is; an edit moves that by the rules of
-// package sched.
+// package sched. The table of sh, dh or mh follows the servers.
 
 // seated gives the servers that a service has now, as its scheduler sees them.
 func (a *applying) seated(members []uint32) (list []sched.Server) {
 	for _, i := range members {
 		if d := &a.servers[i]; bpfSlotUse(d.Use) == bpfSlotUseSLOT_LIVE {
-			list = append(list, sched.Server{ID: serverID(d), Weight: d.Weight})
+			list = append(list, sched.Server{ID: serverID(d), Weight: d.Weight, LastWeight: d.LastWeight})
 		}
 	}
 	return list
@@ -30,13 +32,13 @@ func (a *applying) seat(slot uint32, before []sched.Server, order []uint32, want
 	edited := len(before) != len(after)
 	for n, i := range order {
 		d := &a.servers[i]
-		after[n] = sched.Server{ID: serverID(d), Weight: d.Weight, Edited: want[n].Next != 0}
+		after[n] = sched.Server{ID: serverID(d), Weight: d.Weight, LastWeight: d.LastWeight, Edited: want[n].Next != 0}
 		edited = edited || after[n] != before[n]
 	}
 	if !fresh && !newScheduler && !edited && !a.again {
 		return nil
 	}
-	head := bpfSeat{Server: uint32(len(order)), Scheduler: uint32(a.services[slot].Scheduler)}
+	head := bpfSeat{Server: uint32(len(order)), Scheduler: uint16(a.services[slot].Scheduler)}
 	if !fresh && !newScheduler {
 		old, err := a.head(slot)
 		if err != nil {
@@ -46,7 +48,20 @@ func (a *applying) seat(slot uint32, before []sched.Server, order []uint32, want
 		head.Weight, head.Step = old.Weight, old.Step
 	}
 	a.moveCursor(slot, &head, before, after, fresh, newScheduler)
-	return a.swap(slot, head, order)
+	return a.swap(slot, head, order, tableOf(schedulers[a.services[slot].Scheduler], after))
+}
+
+// tableOf is the table of a scheduler that has one: an index into the servers for each slot of the hash.
+func tableOf(scheduler string, servers []sched.Server) []uint16 {
+	switch scheduler {
+	case "sh":
+		return sched.SourceTable(servers)
+	case "dh":
+		return sched.DestinationTable(servers)
+	case "mh":
+		return sched.MaglevTable(servers)
+	}
+	return nil
 }
 
 // moveCursor moves the state of rr and wrr from one list to the next.
@@ -93,11 +108,21 @@ func (a *applying) head(slot uint32) (head bpfSeat, err error) {
 	return head, list.Lookup(uint32(0), &head)
 }
 
-func (a *applying) swap(slot uint32, head bpfSeat, order []uint32) error {
-	seats := make([]bpfSeat, 1, len(order)+1)
-	seats[0] = head
+func (a *applying) swap(slot uint32, head bpfSeat, order []uint32, table []uint16) error {
+	head.Table = uint16(len(table))
+	seats := []bpfSeat{head}
 	for _, i := range order {
 		seats = append(seats, bpfSeat{Server: i, Weight: a.servers[i].Weight})
+	}
+	for row := range slices.Chunk(table, tableRow) {
+		var entries struct {
+			seat [tableRow]uint16
+			_    uint64
+		}
+		for n, server := range row {
+			entries.seat[n] = server + 1 // seat 0 is the head
+		}
+		seats = append(seats, *(*bpfSeat)(unsafe.Pointer(&entries)))
 	}
 	keys := make([]uint32, len(seats))
 	for i := range keys {
@@ -118,6 +143,7 @@ func (a *applying) swap(slot uint32, head bpfSeat, order []uint32) error {
 
 const (
 	seatSize = 24
+	tableRow = 8       // C's TABLE_ROW
 	innerMap = 1 << 12 // BPF_F_INNER_MAP: lists of any length fit into the map of lists
 )
 

@@ -23,7 +23,7 @@ type world struct {
 	*Director
 	t                testing.TB
 	clients, servers netlink.Link
-	tc, xdp          *ebpf.Program
+	tc, xdp, sweep   *ebpf.Program
 	settings         bpfSetting
 	look             *instance
 }
@@ -117,7 +117,7 @@ func mustWorld(t testing.TB, s Sizes, change ...func(*ebpf.CollectionSpec)) *wor
 
 func mustInterface(t testing.TB, name string, mtu int, addrs ...string) netlink.Link {
 	t.Helper()
-	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, MTU: mtu}, PeerName: name + "-end"}))
+	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name, MTU: mtu, HardwareAddr: routerMAC}, PeerName: name + "-end"}))
 	for _, n := range []string{name, name + "-end"} {
 		l, err := netlink.LinkByName(n)
 		must(t, err)
@@ -210,6 +210,16 @@ func addService(id lvs.ServiceID, scheduler string, servers ...netip.AddrPort) f
 			}
 		}
 		return nil
+	}
+}
+
+// addPersistent is a change that adds a persistent service with a server.
+func addPersistent(id lvs.ServiceID, server netip.AddrPort) func(*lvs.Table) error {
+	return func(t *lvs.Table) error {
+		if err := t.AddService(id, lvs.ServiceConfig{Scheduler: "rr", Netmask: 0xffffffff, Persistent: 60}); err != nil {
+			return err
+		}
+		return t.AddServer(id, realServer(server), lvs.ServerConfig{Forward: lvs.Masq, Weight: 1})
 	}
 }
 

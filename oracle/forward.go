@@ -4,7 +4,6 @@ package oracle
 
 import (
 	"fmt"
-	"slices"
 
 	"lvs"
 	"lvs/sched"
@@ -96,7 +95,7 @@ func (d *Director) handle(in Packet) Result {
 		return Result{}
 	case p.protocol == lvs.TCP && p.event != lvs.SYN:
 		return Result{Reason: NoConn}
-	case !d.supports(s.config):
+	case !supports(s.config):
 		return Result{Reason: Unsupported}
 	}
 	request := sched.Request{Client: p.source, Virtual: p.destination, Now: d.now, Random: d.options.Random}
@@ -138,10 +137,7 @@ func (d *Director) serves(p *packet) bool {
 }
 
 // supports says whether what the service asks for is built.
-func (d *Director) supports(c lvs.ServiceConfig) bool {
-	only := d.options.Schedulers
-	return c.Persistent == 0 && !c.OnePacket && (only == nil || slices.Contains(only, c.Scheduler))
-}
+func supports(c lvs.ServiceConfig) bool { return c.Persistent == 0 && !c.OnePacket }
 
 // reused says that a client begins a new connection on the port of one that is over: conn_reuse_mode 1.
 func (d *Director) reused(c *conn, p *packet) bool {

@@ -25,10 +25,9 @@ type Hop struct {
 
 // Options are what a director stands on.
 type Options struct {
-	Size       int                          // connections that there is room for
-	Route      func(netip.Addr) (Hop, bool) // the way to an address, false if there is none; nil knows no way
-	Random     func() uint32                // chance, for schedulers that use it; nil is the runtime's source
-	Schedulers []string                     // those that services can use; nil is all of package sched
+	Size   int                          // connections that there is room for
+	Route  func(netip.Addr) (Hop, bool) // the way to an address, false if there is none; nil knows no way
+	Random func() uint32                // chance, for schedulers that use it; nil is the runtime's source
 }
 
 // Director has a table in force, connections, and a clock that begins at zero. It is a [lvs.Director], and safe for

@@ -11,7 +11,7 @@ import (
 )
 
 // How long lblc and lblcr remember a destination address. The kernel looks for old ones once a minute or every half
-// hour; here it is once a minute.
+// hour; here they count as forgotten at once.
 const (
 	LocalityLimit    = 16 << 10        // addresses, above which those that are idle go early
 	LocalityIdle     = 6 * time.Minute // what idle means then
@@ -43,6 +43,9 @@ func (l *locality) Pick(servers []Server, r Request) int {
 	l.sweep(r.Now)
 	address := r.Virtual.Addr()
 	p := l.places[address]
+	if p != nil && r.Now >= p.used+l.life() {
+		p = nil
+	}
 	if p != nil {
 		p.used = r.Now
 		i := l.known(servers, p, r.Now)
@@ -100,15 +103,20 @@ func crowded(servers []Server, i int) bool {
 	})
 }
 
+// life is how long an address is remembered.
+func (l *locality) life() time.Duration {
+	if len(l.places) > LocalityLimit {
+		return LocalityIdle
+	}
+	return LocalityLifetime
+}
+
 func (l *locality) sweep(now time.Duration) {
 	if now < l.swept+time.Minute {
 		return
 	}
 	l.swept = now
-	life := LocalityLifetime
-	if len(l.places) > LocalityLimit {
-		life = LocalityIdle
-	}
+	life := l.life()
 	for a, p := range l.places {
 		if now >= p.used+life {
 			delete(l.places, a)

@@ -39,6 +39,10 @@ struct {
 	__array(values, struct seats);
 } lists SEC(".maps");
 
+/* What lblc and lblcr remember: beyond so many places of a service those that are idle for so many seconds go. */
+enum { PLACES = 1 << 16, PLACES_A_SERVICE = 16 << 10, PLACE_IDLE = 360 };
+MAP(places, HASH, PLACES, BPF_F_NO_PREALLOC, struct place_key, struct place);
+
 /* A bit for every address that may be one of ours: VIPs in the first half, servers whose answers are rewritten in
  * the second. Lets packets for nothing of ours pass before the connection table is asked. */
 enum { OURS_BITS = 1 << 15, OURS_WORDS = OURS_BITS / 64 };
@@ -74,6 +78,7 @@ struct sweeper {
 	__u32 next; /* the segment that comes next */
 	__u32 rounds; /* how often the whole table was swept */
 	__u64 ended; /* entries whose time was over */
+	__u64 places_swept; /* jiffies */
 };
 MAP(sweepers, ARRAY, 1, 0, __u32, struct sweeper);
 
@@ -108,6 +113,20 @@ const volatile __u32 tcp_active; /* a bit for each state that counts as active *
 static __always_inline __u32 now(void)
 {
 	return test_clock ? settings.now : (__u32)bpf_jiffies64();
+}
+
+static __always_inline __u64 now64(void)
+{
+	return test_clock ? settings.now : bpf_jiffies64();
+}
+
+/* A random number; in tests, where the clock is set by hand, one of a row that is always the same. */
+static __always_inline __u32 chance(void)
+{
+	if (!test_clock)
+		return bpf_get_prandom_u32();
+	settings.random = settings.random * 1664525 + 1013904223;
+	return settings.random;
 }
 
 static __always_inline void count_reason(enum reason why)

@@ -97,10 +97,10 @@ __noinline int conn_give_way(struct segment *s, struct conn_key *k, __u32 segmen
 	return e ? conn_retire(s, segment, ((__u64)e - (__u64)s) / sizeof(*e)) : 0;
 }
 
-/* Makes a connection of a packet for a service: the entry's line in its segment, or a negative of the above. */
-__noinline int schedule(struct flow *f, struct conn_key *k, __u32 segment, __u32 line)
+/* The slot of the service that makes a connection of a packet, or a negative of the above. */
+__noinline int service_of(struct flow *f)
 {
-	if (!f || !k)
+	if (!f)
 		return SCHEDULED_NOT;
 	struct service_key sk = {
 		.addr = { f->dst[0], f->dst[1] }, .port = f->dst_port, .protocol = f->protocol, .family = f->family
@@ -112,14 +112,22 @@ __noinline int schedule(struct flow *f, struct conn_key *k, __u32 segment, __u32
 		return SCHEDULED_NO_CONN;
 	__u32 service = *slot;
 	struct service *v = bpf_map_lookup_elem(&services, &service);
+	if (!v)
+		return SCHEDULED_NOT;
+	if (v->persistent || v->one_packet)
+		return SCHEDULED_NOT_YET;
+	return service;
+}
+
+/* Makes a connection to a server: the entry's line in its segment, or a negative of the above. */
+__noinline int schedule(struct flow *f, struct conn_key *k, __u32 segment, __u32 line, __u32 server)
+{
 	struct segment *s = bpf_map_lookup_elem(&conns, &segment);
 	struct guard *g = bpf_map_lookup_elem(&guards, &segment);
-	if (!v || !s || !g)
-		return SCHEDULED_NOT;
-	if (v->scheduler > SCHEDULER_WLC || v->persistent || v->one_packet)
-		return SCHEDULED_NOT_YET;
-	__u32 server = pick_server(service);
 	struct server *d = bpf_map_lookup_elem(&servers, &server);
+
+	if (!f || !k || !s || !g)
+		return SCHEDULED_NOT;
 	if (!server || !d)
 		return SCHEDULED_NO_SERVER;
 	if (!forward_built(d))
@@ -201,7 +209,10 @@ static __always_inline void decide_input(struct decision *d, struct flow *f)
 		decide_conn(d, f, e, DIRECTION_INPUT);
 		return;
 	}
-	int i = schedule(f, &k, h.segment, h.line);
+	/* step by step, not nested, for the stack's sake */
+	int i = service_of(f);
+	if (i >= 0)
+		i = schedule(f, &k, h.segment, h.line, pick_server(f, i));
 	switch (i) {
 	case SCHEDULED_NOT:
 		return;

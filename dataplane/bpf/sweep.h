@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* sweep.h - takes out entries whose time is over, a slice of the table at each tick of a timer. No process is needed. */
 #pragma once
+#include "places.h"
 #include "tcp.h"
 
 #define CLOCK_MONOTONIC 1
@@ -88,6 +89,7 @@ static __always_inline void sweep_slice(struct sweeper *w, __u32 count)
 static int sweep_tick(void *map, __u32 *key, struct sweeper *w)
 {
 	sweep_slice(w, settings.sweep_slice);
+	places_sweep(w);
 	bpf_timer_start(&w->timer, settings.sweep_every, 0);
 	return 0;
 }

@@ -81,6 +81,8 @@ struct service {
 	__u32 first; /* the newest server's slot; 0 is none */
 	__u64 added; /* the order of listing */
 	struct counts carried; /* what the sum over its servers' counters lacks */
+	__u32 places; /* of lblc and lblcr */
+	__u32 spare;
 };
 
 struct server {
@@ -97,7 +99,8 @@ struct server {
 	__u8 tunnel_type;
 	__u8 tunnel_checksum;
 	__u16 tunnel_port;
-	__u64 spare;
+	__s32 last_weight; /* the last weight that was not 0; 0 if there was none since the server was added */
+	__u32 spare;
 	struct counts zero; /* counters when they were last zeroed */
 	__u64 tunnel_source[2]; /* the director's own address towards the server, for tunnels */
 	__u64 spare2[2];
@@ -116,8 +119,31 @@ struct seat {
 	__u32 server; /* head: how many seats follow */
 	__s32 weight; /* head: the highest current weight of wrr */
 	__s32 step; /* head: the step of wrr's current weight */
-	__u32 scheduler; /* head: enum scheduler, for it changes with what the head keeps for it */
+	__u16 scheduler; /* head: enum scheduler, for it changes with what the head keeps for it */
+	__u16 table; /* head: how many entries the table has */
 	__u64 cursor; /* head: last seat taken, and above it 32 bits of wrr's current weight */
+};
+
+/* The table of sh, dh or mh follows the seats, in rows of the same size: each entry is a seat. */
+enum { TABLE_ROW = 8 };
+struct table_row {
+	__u16 seat[TABLE_ROW];
+	__u64 spare;
+};
+
+/* Where a destination is served by lblc and lblcr. A set of many servers goes on in further parts. */
+enum { PLACE_SERVERS = 8, PLACE_MEMBERS = 1 << 13 };
+struct place_key {
+	__u64 addr[2];
+	__u32 service; /* slot */
+	__u32 part;
+};
+struct place {
+	__u64 used; /* jiffies */
+	__u64 modified; /* jiffies; when a member last came or went */
+	__u32 size; /* members */
+	__u32 length; /* entries of all parts */
+	__u32 server[PLACE_SERVERS]; /* slots, the oldest first; 0 was taken out */
 };
 
 /* A counter line: one for each server and CPU, alone in its cache line. */
@@ -226,4 +252,7 @@ struct setting {
 	__u32 sweep_slice; /* segments a slice */
 	__u32 now; /* jiffies, in tests only */
 	__u32 lo_forwarding; /* bits: forwarding was on for lo before us, for IPv4 and IPv6 */
+	__u32 random; /* in tests only: the last number drawn */
+	__u32 lblc_expiration; /* seconds */
+	__u32 lblcr_expiration; /* seconds */
 };
