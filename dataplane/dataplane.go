@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
-	"os"
 	"path/filepath"
 	"unsafe"
 
@@ -15,7 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lvs"
+	"lvs/place"
 )
+
+// ErrNotRoot says that the caller may not load programs or open what is pinned.
+var ErrNotRoot = place.ErrNotRoot
 
 // Director is the instance of the calling thread's network namespace. Nothing is loaded before something is changed.
 // It keeps nothing open: each call opens what is pinned, under the instance's lock, and closes it.
@@ -23,7 +26,7 @@ import (
 // A Director is for one goroutine at a time. The change of an Update may call its other methods, which then read what
 // was there before the change.
 type Director struct {
-	place    place
+	place    place.Place
 	sizes    Sizes
 	updating *instance // open and locked by an Update under way
 }
@@ -33,7 +36,7 @@ var _ lvs.Director = (*Director)(nil)
 // Open finds the place of the calling thread's network namespace; the Director goes on with that one, on any thread,
 // save for what attaches to interfaces. The sizes are for the case that this Director loads the instance.
 func Open(s Sizes) (*Director, error) {
-	p, err := findPlace()
+	p, err := place.Find("")
 	if err != nil {
 		return nil, err
 	}
@@ -144,11 +147,7 @@ func (d *Director) Unload() error {
 	if err := in.restoreForwarding(); err != nil {
 		return err
 	}
-	if err := removePins(d.place.path); err != nil {
-		return fmt.Errorf("remove %s: %w", d.place.path, err)
-	}
-	os.Remove(d.place.parent) // if it was the last one
-	return nil
+	return d.place.Remove()
 }
 
 // loaded opens the instance for changes, and loads it first if there is none.
@@ -156,7 +155,7 @@ func (d *Director) loaded() (*instance, error) {
 	for {
 		in, err := d.open(unix.LOCK_EX)
 		if errors.Is(err, fs.ErrNotExist) {
-			if err = d.place.create(d.sizes); err != nil {
+			if err = d.place.Create(func(dir string) error { return load(dir, d.sizes) }); err != nil {
 				return nil, err
 			}
 			continue
@@ -172,27 +171,10 @@ func (d *Director) loaded() (*instance, error) {
 	}
 }
 
-// create loads the instance unless another process was faster.
-func (p place) create(s Sizes) error {
-	if err := os.Mkdir(p.parent, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	l, err := lockDir(p.parent, unix.LOCK_EX)
-	if err != nil {
-		return err
-	}
-	defer l.release()
-	p.sweepDead()
-	if _, err := os.Stat(p.path); err == nil {
-		return nil
-	}
-	return p.load(s)
-}
-
 // instance is what is pinned for a namespace, open and locked.
 type instance struct {
 	dir    string
-	lock   lock
+	lock   place.Lock
 	pinned map[string]*ebpf.Map
 	mapped [][]byte
 
@@ -205,11 +187,11 @@ type instance struct {
 }
 
 func (d *Director) open(how int) (*instance, error) {
-	l, err := lockDir(d.place.path, how)
+	l, err := place.LockDir(d.place.Path, how)
 	if err != nil {
 		return nil, err
 	}
-	in := &instance{dir: d.place.path, lock: l, pinned: map[string]*ebpf.Map{}}
+	in := &instance{dir: d.place.Path, lock: l, pinned: map[string]*ebpf.Map{}}
 	if err := in.open(); err != nil {
 		in.close()
 		return nil, fmt.Errorf("%s: %w (`director unload` removes a broken instance, with its connections)", in.dir, err)
@@ -244,7 +226,7 @@ func (in *instance) close() {
 	for _, m := range in.pinned {
 		m.Close()
 	}
-	in.lock.release()
+	in.lock.Release()
 	in.mapped, in.pinned = nil, nil
 }
 

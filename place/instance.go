@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package place
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// Create has the place's directory built aside and renamed, all or nothing, unless another process was faster. First it
+// sweeps away the places whose namespaces are gone, and those that were never finished.
+func (p Place) Create(build func(dir string) error) error {
+	if err := os.Mkdir(p.Parent, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	l, err := LockDir(p.Parent, unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	p.sweep()
+	if _, err := os.Stat(p.Path); err == nil {
+		return nil
+	}
+	tmp := p.Path + "-new"
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		return err
+	}
+	if err := build(tmp); err != nil {
+		return errors.Join(err, removePins(tmp))
+	}
+	return os.Rename(tmp, p.Path)
+}
+
+// Remove removes all that is pinned there. Whoever calls it holds the place's lock.
+func (p Place) Remove() error {
+	if err := removePins(p.Path); err != nil {
+		return fmt.Errorf("remove %s: %w", p.Path, err)
+	}
+	os.Remove(p.Parent) // if it was the last one
+	return nil
+}
+
+func removePins(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		os.Remove(filepath.Join(dir, e.Name()))
+	}
+	return os.Remove(dir)
+}
+
+func (p Place) sweep() {
+	entries, _ := os.ReadDir(p.Parent)
+	for _, e := range entries {
+		dir := filepath.Join(p.Parent, e.Name())
+		if !alive(dir) {
+			removePins(dir)
+		}
+	}
+}
+
+const anchorPin = "anchor"
+
+// Anchor attaches and pins in a directory what tells later commands whether the calling thread's namespace is still
+// there: a link that the kernel cuts when lo or the namespace goes. It takes a tc program, and, for kernels before tcx
+// (Linux 6.6), a socket look-up program that looks at nothing.
+func Anchor(dir string, tc, lookup *ebpf.Program) error {
+	l, err := anchor(tc, lookup)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	return l.Pin(filepath.Join(dir, anchorPin))
+}
+
+func anchor(tc, lookup *ebpf.Program) (link.Link, error) {
+	l, err := link.AttachTCX(link.TCXOptions{Interface: 1, Program: tc, Attach: ebpf.AttachTCXIngress})
+	if err == nil {
+		return l, nil
+	}
+	if !errors.Is(err, ebpf.ErrNotSupported) {
+		return nil, fmt.Errorf("attach to lo: %w", err)
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	n, err := link.AttachNetNs(int(ns.Fd()), lookup)
+	if err != nil {
+		return nil, fmt.Errorf("attach to the network namespace: %w", err)
+	}
+	return n, nil
+}
+
+// alive says whether the namespace of the instance in a directory still exists.
+func alive(dir string) bool {
+	l, err := link.LoadPinnedLink(filepath.Join(dir, anchorPin), nil)
+	if err != nil {
+		return false
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		return false
+	}
+	if t := info.TCX(); t != nil {
+		return t.Ifindex != 0
+	}
+	if n := info.NetNs(); n != nil {
+		return n.NetnsInode != 0
+	}
+	return false
+}
