@@ -15,12 +15,12 @@ generate: ## compile the eBPF programs anew (needs clang 14, llvm-strip, libbpf-
 
 format: ## bring the sources into their form
 	gofmt -w .
-	$(CLANG_FORMAT) -i $(wildcard dataplane/bpf/*.[ch])
+	$(CLANG_FORMAT) -i $(wildcard */bpf/*.[ch])
 
 check: ## judge the sources without running them
 	@files=$$(gofmt -l .); test -z "$$files" || { echo "gofmt would change: $$files"; exit 1; }
 	$(GO) vet ./... && $(TOOL) staticcheck ./...
-	$(CLANG_FORMAT) --dry-run -Werror $(wildcard dataplane/bpf/*.[ch])
+	$(CLANG_FORMAT) --dry-run -Werror $(wildcard */bpf/*.[ch])
 
 test: ## run all tests; as root those that need namespaces and eBPF, too
 	@e2e/setup
