@@ -56,7 +56,10 @@ func removePins(dir string) error {
 	for _, e := range entries {
 		os.Remove(filepath.Join(dir, e.Name()))
 	}
-	return os.Remove(dir)
+	if err := os.Remove(dir); !errors.Is(err, fs.ErrNotExist) { // a sweep of another process may have been faster
+		return err
+	}
+	return nil
 }
 
 func (p Place) sweep() {

@@ -192,5 +192,10 @@ func setDown(_ *instance, c change) error {
 	if l == nil {
 		return err
 	}
-	return netlink.LinkSetDown(l)
+	if err := netlink.LinkSetDown(l); err != nil || c.On != "lo" {
+		return err
+	}
+	// the kernel has given it this address when it first came up, and will again
+	home := &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(127, 0, 0, 1), Mask: net.CIDRMask(8, 32)}}
+	return ignore(netlink.AddrDel(l, home), unix.EADDRNOTAVAIL)
 }
