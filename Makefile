@@ -34,6 +34,8 @@ bench: ## measure
 
 install: build ## install director, and ipvsadm as links to it, below $(DESTDIR)$(PREFIX)
 	install -D -m 0755 build/director $(DESTDIR)$(PREFIX)/sbin/director
+	install -D -m 0644 realserver/director-realserver.service $(DESTDIR)$(PREFIX)/lib/systemd/system/director-realserver.service
+	sed -i 's|@PREFIX@|$(PREFIX)|' $(DESTDIR)$(PREFIX)/lib/systemd/system/director-realserver.service
 	for name in ipvsadm ipvsadm-save ipvsadm-restore; do ln -sf director $(DESTDIR)$(PREFIX)/sbin/$$name; done
 
 help: ## this list

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -22,11 +23,12 @@ import (
 )
 
 type verbs struct {
-	Attach attachVerb `cmd:"" help:"Attach to network interfaces."`
-	Detach detachVerb `cmd:"" help:"Take the programs off network interfaces."`
-	Status statusVerb `cmd:"" help:"What is attached, how full the tables are, and what was not forwarded."`
-	Unload unloadVerb `cmd:"" help:"Detach from everything, and forget all services and connections."`
-	Lab    labVerb    `cmd:"" help:"Networks out of namespaces that show the director at work."`
+	Attach     attachVerb     `cmd:"" help:"Attach to network interfaces."`
+	Detach     detachVerb     `cmd:"" help:"Take the programs off network interfaces."`
+	Status     statusVerb     `cmd:"" help:"What is attached, how full the tables are, and what was not forwarded."`
+	Unload     unloadVerb     `cmd:"" help:"Detach from everything, and forget all services and connections."`
+	Realserver realserverVerb `cmd:"" help:"What runs on a real server: virtual addresses, tunnels' ends, the clients of FULLNAT."`
+	Lab        labVerb        `cmd:"" help:"Networks out of namespaces that show the director at work."`
 }
 
 func main() {
@@ -45,7 +47,11 @@ func main() {
 			"servers":  strconv.Itoa(dataplane.DefaultSizes.Servers),
 		},
 		kong.BindTo(ctx, (*context.Context)(nil)))
-	if err := verb.Run(); err != nil {
+	err := verb.Run()
+	if status, ok := errors.AsType[exitStatus](err); ok {
+		os.Exit(int(status))
+	}
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "director: %v\n", err)
 		os.Exit(1)
 	}
