@@ -52,7 +52,7 @@ func mustCable(t testing.TB, ns namespace, name string) int {
 		if err != nil {
 			return err
 		}
-		const all = unix.ETH_P_ALL >> 8 | unix.ETH_P_ALL<<8&0xff00
+		const all = unix.ETH_P_ALL>>8 | unix.ETH_P_ALL<<8&0xff00
 		if s, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, all); err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@
 package realserver
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -175,12 +177,24 @@ func fouHolds(_ *instance, c change) (bool, error) {
 	}), err
 }
 
+// addFOU says it to the kernel in its own words: the library names an IP protocol along with GUE, of which kernels have come
+// to refuse the number zero.
 func addFOU(_ *instance, c change) error {
 	f, err := c.fou()
 	if err != nil {
 		return err
 	}
-	return netlink.FouAdd(f)
+	id, err := netlink.FouFamilyId()
+	if err != nil {
+		return err
+	}
+	request := nl.NewNetlinkRequest(id, unix.NLM_F_ACK)
+	request.AddData(&nl.Genlmsg{Command: netlink.FOU_CMD_ADD, Version: 1})
+	request.AddData(nl.NewRtAttr(netlink.FOU_ATTR_PORT, binary.BigEndian.AppendUint16(nil, uint16(f.Port))))
+	request.AddData(nl.NewRtAttr(netlink.FOU_ATTR_TYPE, []byte{byte(f.EncapType)}))
+	request.AddData(nl.NewRtAttr(netlink.FOU_ATTR_AF, []byte{byte(f.Family)}))
+	_, err = request.Execute(unix.NETLINK_GENERIC, 0)
+	return ignore(err, unix.EALREADY)
 }
 
 func removeFOU(_ *instance, c change) error {
