@@ -102,9 +102,14 @@ func (in *instance) loosen(name string) error {
 func filterSetting(on string) string { return "net/ipv4/conf/" + on + "/rp_filter" }
 
 // device is one of the kernel's that takes packets of any sender out of a tunnel. It comes with its module.
-type device struct{ name, module string }
+type device struct {
+	name, module string
+	ipv4         bool // takes out packets of IPv4
+}
 
-var devices = []device{{"tunl0", "ipip"}, {"sit0", "sit"}, {"ip6tnl0", "ip6_tunnel"}, {"gre0", "ip_gre"}, {"ip6gre0", "ip6_gre"}}
+var devices = []device{
+	{"tunl0", "ipip", true}, {"sit0", "sit", false}, {"ip6tnl0", "ip6_tunnel", true}, {"gre0", "ip_gre", true}, {"ip6gre0", "ip6_gre", true},
+}
 
 // kernelLacks says what the kernel has no device for, after loading modules.
 func kernelLacks() error {
@@ -128,14 +133,17 @@ func kernelLacks() error {
 	return nil
 }
 
-// startDevices sets up the kernel's devices. Each bears the virtual addresses, or the check of the return path would refuse
-// even where it is loose.
+// startDevices sets up the kernel's devices. Those for IPv4 bear the virtual addresses, or the check of the return path
+// would refuse packets even where it is loose.
 func (in *instance) startDevices() error {
 	for _, d := range devices {
-		if err := in.make(change{Kind: kindSetting, On: filterSetting(d.name), To: "2"}); err != nil {
+		if err := in.make(change{Kind: kindUp, On: d.name}); err != nil {
 			return err
 		}
-		if err := in.make(change{Kind: kindUp, On: d.name}); err != nil {
+		if !d.ipv4 {
+			continue
+		}
+		if err := in.make(change{Kind: kindSetting, On: filterSetting(d.name), To: "2"}); err != nil {
 			return err
 		}
 		for _, a := range in.state.VIPs {
