@@ -25,7 +25,7 @@ import (
 )
 
 // patience ends a test that would wait for ever. Nothing is measured by it.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 func mustRoute(t testing.TB, ns namespace, to netip.Addr, iface string, via netip.Addr) {
 	t.Helper()
@@ -277,17 +277,23 @@ func mustEcho(t *testing.T, ns namespace, vip netip.Addr) {
 	})
 }
 
-// mustTalk sends some bytes to a virtual address and gets them back.
-func mustTalk(t *testing.T, ns namespace, network string, vip netip.Addr, text []byte) {
+// mustDial opens a connection in a namespace.
+func mustDial(t *testing.T, ns namespace, network string, to netip.Addr) (c net.Conn) {
 	t.Helper()
-	var c net.Conn
 	ns.must(t, func() (err error) {
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		c, err = new(net.Dialer).DialContext(ctx, network, netip.AddrPortFrom(vip, 7).String())
+		c, err = new(net.Dialer).DialContext(ctx, network, netip.AddrPortFrom(to, 7).String())
 		return err
 	})
-	defer c.Close()
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// mustTalk sends a text to a virtual address and gets it back.
+func mustTalk(t *testing.T, ns namespace, vip netip.Addr, text []byte) {
+	t.Helper()
+	c := mustDial(t, ns, "tcp", vip)
 	c.SetDeadline(time.Now().Add(patience))
 	sent := make(chan error, 1)
 	go func() {
@@ -297,10 +303,32 @@ func mustTalk(t *testing.T, ns namespace, network string, vip netip.Addr, text [
 	back := make([]byte, len(text))
 	_, err := io.ReadFull(c, back)
 	if err := errors.Join(err, <-sent); err != nil {
-		t.Errorf("%s to %s: %v", network, vip, err)
+		t.Errorf("to %s: %v", vip, err)
 	} else if !bytes.Equal(text, back) {
-		t.Errorf("%s to %s: other bytes came back", network, vip)
+		t.Errorf("to %s: other bytes came back", vip)
 	}
+}
+
+// mustCall sends a datagram until it comes back: one may be lost, for instance where a neighbour is not known yet.
+func mustCall(t *testing.T, ns namespace, vip netip.Addr) {
+	t.Helper()
+	c := mustDial(t, ns, "udp", vip)
+	back := make([]byte, 16)
+	var err error
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		c.SetDeadline(time.Now().Add(patience / 50))
+		if _, err = c.Write([]byte("hi")); err != nil {
+			continue
+		}
+		var n int
+		if n, err = c.Read(back); err == nil {
+			if string(back[:n]) != "hi" {
+				t.Errorf("to %s: %q came back", vip, back[:n])
+			}
+			return
+		}
+	}
+	t.Errorf("to %s: %v", vip, err)
 }
 
 // TestConnectionsThroughTunnels has a client's packets carried through each kind of tunnel. The answers leave by another
@@ -327,8 +355,11 @@ func TestConnectionsThroughTunnels(t *testing.T) {
 					t.Run(fmt.Sprintf("%s over IPv6 %v", tunnel, outer6), func(t *testing.T) {
 						mustCarry(t, client, tunnel, outer6)
 						for _, vip := range []netip.Addr{vip4, vip6} {
-							mustTalk(t, client, "udp", vip, []byte("hi"))
-							mustTalk(t, client, "tcp", vip, bulk)
+							if decap == Kernel && (tunnel == "gre with checksum" || tunnel != "gre" && outer6 && vip.Is4()) {
+								continue // not by these devices
+							}
+							mustCall(t, client, vip)
+							mustTalk(t, client, vip, bulk)
 						}
 					})
 				}

@@ -26,12 +26,12 @@ const (
 // Decap is who takes packets out of tunnels.
 type Decap string
 
-// The kernel's own devices, where it has those for all kinds of tunnels; our program, which takes out nothing but
-// packets for a virtual address; or the first of these that can be had.
+// Our program takes out packets for virtual addresses, in all the ways in which a director sends them, save for fragments and
+// the options of GUE. The kernel's devices, where it has them all, know those, but take in what anybody sends, and neither
+// IPv4 in IPv6 without GRE nor GRE with a checksum.
 const (
-	Auto    Decap = "auto"
-	Kernel  Decap = "kernel"
 	Program Decap = "program"
+	Kernel  Decap = "kernel"
 )
 
 // DefaultGUEPort is the UDP port that IANA has assigned to GUE.
@@ -42,7 +42,7 @@ type Options struct {
 	Mode      Mode
 	VIPs      []netip.Addr   // virtual addresses; at least one, save for FullNAT, which can do without
 	GUEPorts  []uint16       // UDP ports that GUE comes to; none is [DefaultGUEPort]
-	Decap     Decap          // none is Auto
+	Decap     Decap          // none is Program
 	Directors []netip.Prefix // whose word about a client is believed, for FullNAT; none is everybody's
 }
 
@@ -74,8 +74,8 @@ func (o *Options) check() error {
 	if slices.Contains(o.GUEPorts, 0) {
 		return fmt.Errorf("GUE port 0: %w", ErrOptions)
 	}
-	if !slices.Contains([]Decap{"", Auto, Kernel, Program}, o.Decap) {
-		return fmt.Errorf("decapsulation by %q: %w: it is auto, kernel or program", o.Decap, ErrOptions)
+	if !slices.Contains([]Decap{"", Kernel, Program}, o.Decap) {
+		return fmt.Errorf("decapsulation by %q: %w: it is program or kernel", o.Decap, ErrOptions)
 	}
 	return nil
 }

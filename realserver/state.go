@@ -23,7 +23,7 @@ type state struct {
 	VIPs      []netip.Addr
 	GUEPorts  []uint16
 	Directors []netip.Prefix
-	Decap     Decap // how packets leave tunnels: never [Auto]; empty without the mode
+	Decap     Decap // empty without the mode Tunnel
 	Complete  bool  // nothing was cut short
 	Changes   []change
 }

@@ -25,18 +25,8 @@ func (in *instance) startTunnel(o Options) error {
 			ports = []uint16{DefaultGUEPort}
 		}
 		s.GUEPorts = add(s.GUEPorts, ports...)
-		if s.Decap == "" {
-			s.Decap = o.Decap
-			if lacks := kernelLacks(); s.Decap == Kernel && lacks != nil {
-				s.Decap = ""
-				return fmt.Errorf("decapsulation by the kernel: %w", lacks)
-			} else if lacks != nil {
-				s.Decap = Program
-			} else if s.Decap != Program {
-				s.Decap = Kernel
-			}
-		} else if o.Decap != "" && o.Decap != Auto && o.Decap != s.Decap {
-			return fmt.Errorf("decapsulation by %s while it is by %s: %w: stop that first", o.Decap, s.Decap, ErrOptions)
+		if err := in.decapBy(o.Decap); err != nil {
+			return err
 		}
 	}
 	if s.Decap == Kernel {
@@ -68,6 +58,25 @@ func (in *instance) startTunnel(o Options) error {
 			return err
 		}
 	}
+	return nil
+}
+
+func (in *instance) decapBy(who Decap) error {
+	s := &in.state
+	if s.Decap != "" {
+		if who != "" && who != s.Decap {
+			return fmt.Errorf("decapsulation by %s while it is by %s: %w: stop that first", who, s.Decap, ErrOptions)
+		}
+		return nil
+	}
+	if who == Kernel {
+		if err := kernelLacks(); err != nil {
+			return fmt.Errorf("decapsulation by the kernel: %w", err)
+		}
+		s.Decap = Kernel
+		return nil
+	}
+	s.Decap = Program
 	return nil
 }
 

@@ -37,7 +37,7 @@ type realserverStart struct {
 	Mode     string   `required:"" enum:"dr,tun,fullnat" placeholder:"MODE" help:"How the director sends: dr (ipvsadm -g), tun (-i) or fullnat."`
 	VIP      []string `name:"vip" sep:"," placeholder:"A" help:"Virtual addresses, IPv4 and IPv6. They are put on lo, and the network does not hear of them."`
 	GUEPort  []uint16 `name:"gue-port" sep:"," placeholder:"PORT" help:"For tun: UDP ports that GUE comes to, as in ipvsadm --tun-port (default 6080)."`
-	Decap    string   `enum:"auto,kernel,program" default:"auto" help:"For tun: who takes packets out of tunnels: the kernel's devices, our program, or the first that can be had (auto)."`
+	Decap    string   `enum:"program,kernel" default:"program" help:"For tun: who takes packets out of tunnels: our program, or the kernel's devices."`
 	Director []string `sep:"," placeholder:"NET" help:"For fullnat: addresses that directors send from; others are not believed who the client is (default: all are)."`
 }
 
@@ -46,11 +46,11 @@ func (realserverStart) Help() string {
 	return `Virtual addresses are put on lo, each alone in its network; with one of IPv4, arp_ignore is set to 1 and arp_announce to 2
 for all and lo. IPv6 neighbours are not told of an address on lo anyway.
 
-tun takes packets out of IP in IP, GRE and GUE, each of IPv4 and IPv6 in IPv4 and IPv6. The kernel's devices are tunl0, sit0,
-ip6tnl0, gre0, ip6gre0 and a GUE port; modules that are loaded for them stay loaded. Where the kernel lacks one of them, or
-with --decap program, a program does it at the interfaces that are up, and only for packets to a virtual address, which
-is also the safer way: the kernel's devices take in whatever anybody sends. Strict rp_filter becomes loose where packets
-come in.
+tun takes packets out of IP in IP, GRE and GUE, each of IPv4 and IPv6 in IPv4 and IPv6. A program does that at the
+interfaces that are up, only for packets to a virtual address, and needs no kernel module. With --decap kernel it is the kernel's
+devices: tunl0, sit0, ip6tnl0, gre0, ip6gre0 and a GUE port. They put fragments together and know the options of GUE
+(ipvsadm --tun-remcsum); but they take in whatever anybody sends, no GRE with a checksum, and IPv4 in IPv6 in GRE only. Modules that
+are loaded for them stay loaded. Strict rp_filter becomes loose where packets come in.
 
 fullnat needs no virtual address. Where the director adds the client's address to the first packets of a TCP connection (TOA,
 option 254), accept and getpeername answer with that address, to programs that know nothing of it. Whoever can reach
@@ -103,7 +103,7 @@ func (v realserverStart) Run() error {
 		return err
 	}
 	mode := realserver.Mode(v.Mode)
-	if mode != realserver.Tunnel && (len(v.GUEPort) > 0 || v.Decap != string(realserver.Auto)) {
+	if mode != realserver.Tunnel && (len(v.GUEPort) > 0 || v.Decap != string(realserver.Program)) {
 		return errors.New("--gue-port and --decap are for --mode tun")
 	}
 	if mode != realserver.FullNAT && len(directors) > 0 {
