@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -110,15 +113,17 @@ func mustPeer(t *testing.T, c net.Conn) (a netip.AddrPort) {
 	return a
 }
 
-func TestServersLearnTheirClients(t *testing.T) {
+var stranger4 = netip.MustParseAddr("10.9.0.66")
+
+// mustFullNAT gives a server that believes some directors, and the wire that it is at.
+func mustFullNAT(t *testing.T) (server namespace, mac net.HardwareAddr, cable int) {
+	t.Helper()
 	needs.NetNS(t)
 	needs.BPF(t)
 	server, peer := mustNamespace(t), mustNamespace(t)
 	mustWire(t, server, peer, "eth0")
 	mustSetUp(t, server, "lo")
 	mustSetUp(t, server, "eth0", serverAddr4.String()+"/24", serverAddr6.String()+"/64")
-	stranger4 := netip.MustParseAddr("10.9.0.66")
-	var mac net.HardwareAddr
 	server.must(t, func() error {
 		l, err := netlink.LinkByName("eth0")
 		if err != nil {
@@ -135,7 +140,11 @@ func TestServersLearnTheirClients(t *testing.T) {
 			netip.PrefixFrom(local4, 32), netip.PrefixFrom(local6, 64)}})
 	})
 	t.Cleanup(func() { server.must(t, func() error { return Stop(nil) }) })
-	cable := mustCable(t, peer, "eth0")
+	return server, mac, mustCable(t, peer, "eth0")
+}
+
+func TestServersLearnTheirClients(t *testing.T) {
+	server, mac, cable := mustFullNAT(t)
 	mtu := []byte{2, 4, 5, 180} // an option of another kind
 	for i, test := range []struct {
 		sentence    string
@@ -200,5 +209,51 @@ func TestServersLearnTheirClients(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestNginxLearnsItsClients has an nginx that knows nothing of all this say whom it sees.
+func TestNginxLearnsItsClients(t *testing.T) {
+	server, mac, cable := mustFullNAT(t)
+	needs.Programs(t, "nginx")
+	dir := t.TempDir()
+	conf := filepath.Join(dir, "nginx.conf")
+	text := fmt.Sprintf(`pid %s/pid; error_log %[1]s/error; master_process off;
+events { }
+http {
+	access_log off;
+	client_body_temp_path %[1]s; proxy_temp_path %[1]s; fastcgi_temp_path %[1]s; uwsgi_temp_path %[1]s; scgi_temp_path %[1]s;
+	server { listen %s:80; return 200 "<$remote_addr $remote_port>"; }
+}
+`, dir, serverAddr4)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	nginx := func(args ...string) {
+		server.must(t, func() error {
+			out, err := exec.Command("nginx", append([]string{"-c", conf, "-p", dir, "-e", dir + "/error"}, args...)...).CombinedOutput()
+			if err != nil {
+				return fmt.Errorf("nginx: %w: %s", err, out)
+			}
+			return nil
+		})
+	}
+	nginx()
+	t.Cleanup(func() { nginx("-s", "stop") })
+	s := &speaker{t: t, cable: cable, mac: mac, from: netip.AddrPortFrom(local4, 30000), to: netip.AddrPortFrom(serverAddr4, 80), seq: 1000}
+	s.mustOpen(toa(remote4))
+	s.mustSend(flagACK|flagPSH, nil, []byte("GET / HTTP/1.0\r\n\r\n"))
+	want := fmt.Sprintf("<%s %d>", remote4.Addr(), remote4.Port())
+	for b := make([]byte, 2048); ; {
+		n, err := unix.Read(cable, b)
+		if err != nil {
+			t.Fatalf("no answer: %v", err)
+		}
+		if _, body, found := bytes.Cut(b[:n], []byte("\r\n\r\n")); found && bytes.Equal(b[:6], asker) {
+			if string(body) != want {
+				t.Errorf("nginx sees %s, want %s", body, want)
+			}
+			return
+		}
 	}
 }

@@ -351,12 +351,15 @@ func TestConnectionsThroughTunnels(t *testing.T) {
 			bulk := make([]byte, 1<<20)
 			rand.Read(bulk)
 			for tunnel := range tunnels {
+				if decap == Kernel && tunnel == "gre with checksum" {
+					continue // not by these devices; nor what is left out below
+				}
 				for _, outer6 := range []bool{false, true} {
 					t.Run(fmt.Sprintf("%s over IPv6 %v", tunnel, outer6), func(t *testing.T) {
 						mustCarry(t, client, tunnel, outer6)
 						for _, vip := range []netip.Addr{vip4, vip6} {
-							if decap == Kernel && (tunnel == "gre with checksum" || tunnel != "gre" && outer6 && vip.Is4()) {
-								continue // not by these devices
+							if decap == Kernel && tunnel != "gre" && outer6 && vip.Is4() {
+								continue
 							}
 							mustCall(t, client, vip)
 							mustTalk(t, client, vip, bulk)
