@@ -102,6 +102,7 @@ type program struct {
 	ns      namespace
 	program *ebpf.Program
 	counts  *ebpf.Map
+	context any // of the packets, a struct __sk_buff
 }
 
 func mustProgram(t testing.TB) *program {
@@ -123,7 +124,7 @@ func mustProgram(t testing.TB) *program {
 	}
 	ns := mustNamespace(t)
 	mustSetUp(t, ns, "lo")
-	return &program{t, ns, c.Programs[bpfProgRealserverDecap], c.Maps[bpfMapDecaps]}
+	return &program{t, ns, c.Programs[bpfProgRealserverDecap], c.Maps[bpfMapDecaps], nil}
 }
 
 // runnable says whether the kernel runs programs on a frame: shorter ones it refuses, as its drivers would.
@@ -160,7 +161,7 @@ func (p *program) sums() (all [bpfDecapDECAPS]uint64) {
 func (p *program) mustRun(in []byte) (drop bool, out []byte, what bpfDecap) {
 	p.t.Helper()
 	before := p.sums()
-	o := ebpf.RunOptions{Data: in, DataOut: make([]byte, len(in)+256)}
+	o := ebpf.RunOptions{Data: in, DataOut: make([]byte, len(in)+256), Context: p.context}
 	var r uint32
 	p.ns.must(p.t, func() (err error) {
 		r, err = p.program.Run(&o)
@@ -286,6 +287,21 @@ func TestLeftToTheKernel(t *testing.T) {
 		}
 		mustAgree(t, p, test.sentence, test.in)
 	}
+}
+
+// TestWhatCannotBeShortened: the kernel refuses to take headers off a super-packet whose kind it does not know.
+func TestWhatCannotBeShortened(t *testing.T) {
+	p := mustProgram(t)
+	const segments, size = 164, 176 // offsets of gso_segs and gso_size
+	context := make([]byte, 192)
+	binary.NativeEndian.PutUint32(context[segments:], 2)
+	binary.NativeEndian.PutUint32(context[size:], 1)
+	p.context = context
+	everyWay(func(name string, in, _ []byte) {
+		if drop, _, what := p.mustRun(in); !drop || what != bpfDecapDECAP_FAILED {
+			t.Errorf("%s: drop %v, counted %d", name, drop, what)
+		}
+	})
 }
 
 // TestForwardedTunnelsGoOn: a real server that is a router, too, does not open what is for another one.
