@@ -24,7 +24,7 @@ check: ## judge the sources without running them
 
 test: ## run all tests; as root those that need namespaces and eBPF, too
 	@e2e/setup
-	$(GO) test ./...
+	$(GO) test -count=1 ./...
 
 lab: build ## watch the director at work (as root)
 	build/director lab nat
@@ -32,11 +32,22 @@ lab: build ## watch the director at work (as root)
 bench: ## measure
 	$(GO) test -run='^$$' -bench=. ./...
 
-install: build ## install director, and ipvsadm as links to it, below $(DESTDIR)$(PREFIX)
+SHARE = $(DESTDIR)$(PREFIX)/share
+LINKS = ipvsadm ipvsadm-save ipvsadm-restore
+install: build ## install director, ipvsadm as links to it, manual pages and completions below $(DESTDIR)$(PREFIX)
 	install -D -m 0755 build/director $(DESTDIR)$(PREFIX)/sbin/director
 	install -D -m 0644 realserver/director-realserver.service $(DESTDIR)$(PREFIX)/lib/systemd/system/director-realserver.service
 	sed -i 's|@PREFIX@|$(PREFIX)|' $(DESTDIR)$(PREFIX)/lib/systemd/system/director-realserver.service
-	for name in ipvsadm ipvsadm-save ipvsadm-restore; do ln -sf director $(DESTDIR)$(PREFIX)/sbin/$$name; done
+	install -D -m 0644 -t $(SHARE)/man/man8 cmd/director/director.8 ipvsadm/ipvsadm.8
+	install -D -m 0644 cmd/director/completion/director.bash $(SHARE)/bash-completion/completions/director
+	install -D -m 0644 cmd/director/completion/director.zsh $(SHARE)/zsh/site-functions/_director
+	install -D -m 0644 -t $(SHARE)/fish/vendor_completions.d cmd/director/completion/director.fish
+	for name in $(LINKS); do \
+		ln -sf director $(DESTDIR)$(PREFIX)/sbin/$$name && \
+		ln -sf director $(SHARE)/bash-completion/completions/$$name && \
+		ln -sf director.fish $(SHARE)/fish/vendor_completions.d/$$name.fish || exit; \
+	done
+	for name in save restore; do echo '.so man8/ipvsadm.8' >$(SHARE)/man/man8/ipvsadm-$$name.8; done
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10

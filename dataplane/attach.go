@@ -373,8 +373,8 @@ func (in *instance) detach(links []netlink.Link) error {
 
 func (in *instance) detachDevice(ifindex int, d bpfDevice) error {
 	for _, pin := range []string{xdpPin(ifindex), tcPin(ifindex)} {
-		if err := os.Remove(filepath.Join(in.dir, pin)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+		if err := cutLink(filepath.Join(in.dir, pin)); err != nil {
+			return fmt.Errorf("detach interface %d: %w", ifindex, err)
 		}
 	}
 	if d.Tc == bpfAttachmentATTACH_CLSACT {
@@ -383,6 +383,19 @@ func (in *instance) detachDevice(ifindex int, d bpfDevice) error {
 		}
 	}
 	return in.putDevice(ifindex, bpfDevice{Tc: bpfAttachmentATTACH_NONE, Xdp: bpfAttachmentATTACH_NONE})
+}
+
+// cutLink ends a pinned link at once. Removing its pin alone would leave that to the kernel's next quiet moment.
+func cutLink(pin string) error {
+	l, err := link.LoadPinnedLink(pin, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	return errors.Join(l.Detach(), l.Unpin())
 }
 
 func removeClsact(ifindex int, all bool) error {

@@ -8,14 +8,10 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"lvs"
 	"lvs/sched"
 )
-
-// ErrNoRoom says that a table is larger than the instance was loaded for.
-var ErrNoRoom = errors.New("no room (the sizes are set when the director is loaded: see `director attach --help`)")
 
 // record is what is to become of one service: the same layouts as in the maps, only with what an operator decides.
 type record struct {
@@ -33,44 +29,34 @@ func (in *instance) commit(t *lvs.Table) error {
 	if err != nil {
 		return err
 	}
-	if len(records) > 0 {
-		if err := in.room(t); err != nil {
-			return err
-		}
-		if err := in.writeJournal(records); err != nil {
-			return err
-		}
-		if err := in.apply(records, false); err != nil {
-			return err
-		}
-		if err := in.removeJournal(); err != nil {
-			return err
-		}
+	if len(records) == 0 {
+		return in.setTimeouts(t.Timeouts)
 	}
-	settings, err := in.settings()
-	if err != nil || settings.timeouts(in.hz) == t.Timeouts {
+	if err := in.reclaim(); err != nil {
 		return err
 	}
-	settings.setTimeouts(t.Timeouts, in.hz)
-	return in.putSettings(settings)
+	if err := in.room(t, records); err != nil {
+		return err
+	}
+	if err := in.writeJournal(records, t.Timeouts); err != nil {
+		return err
+	}
+	if err := in.apply(records, false); err != nil {
+		return err
+	}
+	if err := in.setTimeouts(t.Timeouts); err != nil {
+		return err
+	}
+	return in.removeJournal()
 }
 
-// room checks the table against the sizes of the maps. Removed servers may take slots for a while yet.
-func (in *instance) room(t *lvs.Table) error {
-	servers := 0
-	for _, s := range t.Services() {
-		if len(s.Servers) > ServersPerService {
-			return fmt.Errorf("%v: %d servers, a service can have %d: %w", s.ServiceID, len(s.Servers), ServersPerService, ErrNoRoom)
-		}
-		servers += len(s.Servers)
+func (in *instance) setTimeouts(t lvs.Timeouts) error {
+	settings, err := in.settings()
+	if err != nil || settings.timeouts(in.hz) == t {
+		return err
 	}
-	if n := len(in.services) - 1; len(t.Services()) > n {
-		return fmt.Errorf("%d services, the table has room for %d: %w", len(t.Services()), n, ErrNoRoom)
-	}
-	if n := len(in.servers) - 1; servers > n {
-		return fmt.Errorf("%d servers, the table has room for %d: %w", servers, n, ErrNoRoom)
-	}
-	return nil
+	settings.setTimeouts(t, in.hz)
+	return in.putSettings(settings)
 }
 
 // diff gives the records of the services that differ from the maps.
@@ -163,9 +149,11 @@ func (in *instance) apply(records []*record, again bool) error {
 			return fmt.Errorf("%v: %w", id, err)
 		}
 	}
-	a.reclaim()
 	return nil
 }
+
+// cut is called after each step of a change, for a test to end it there.
+var cut = func() {}
 
 // applying is the state of one apply.
 type applying struct {
@@ -176,7 +164,6 @@ type applying struct {
 	nextService, nextServer uint32 // where the search for a free slot goes on
 	keys, lists             *ebpf.Map
 	ours                    []bpfAddressBits
-	reclaimed               bool
 }
 
 func (a *applying) openMaps() (err error) {
@@ -205,6 +192,7 @@ func (a *applying) one(r *record) error {
 	members := a.membersOf(slot)
 	before, oldScheduler := a.seated(members), s.Scheduler
 	a.writeService(slot, r, members, fresh)
+	cut()
 	order, err := a.writeServers(slot, r.servers, members)
 	if err != nil {
 		return err
@@ -213,14 +201,16 @@ func (a *applying) one(r *record) error {
 	if err := a.seat(slot, before, order, r.servers, fresh, oldScheduler != s.Scheduler); err != nil {
 		return err
 	}
+	cut()
 	a.chain(s, order, members)
 	if r.zeroed() {
 		a.zero(s)
 	}
-	if !fresh {
+	if !fresh && !a.again {
 		return nil
 	}
 	s.Use = bpfSlotUseSLOT_LIVE
+	cut()
 	a.slots[s.Key] = slot
 	return a.keys.Put(s.Key, slot)
 }
@@ -300,9 +290,11 @@ func (a *applying) writeServers(slot uint32, want []bpfServer, members []uint32)
 				return nil, ErrNoRoom
 			}
 			a.servers[at] = bpfServer{Addr: w.Addr, Port: w.Port, Service: slot}
+			cut()
 			a.clear(at)
 		}
 		a.writeServer(at, w)
+		cut()
 		order = append(order, at)
 	}
 	return order, nil
@@ -334,16 +326,18 @@ func (a *applying) chain(s *bpfService, order, members []uint32) {
 		if d := &a.servers[i]; bpfSlotUse(d.Use) == bpfSlotUseSLOT_LIVE {
 			d.Removed = bootSeconds()
 			d.Use = uint8(bpfSlotUseSLOT_REMOVED)
+			cut()
 		}
 		all = append(all, i)
 	}
 	a.link(s, all)
 }
 
-func (a *applying) link(s *bpfService, all []uint32) {
+func (in *instance) link(s *bpfService, all []uint32) {
 	next := uint32(0)
 	for _, i := range slices.Backward(all) {
-		a.servers[i].Next = next
+		in.servers[i].Next = next
+		cut()
 		next = i
 	}
 	s.First = next
@@ -360,6 +354,7 @@ func (a *applying) removeService(slot uint32) error {
 		if err := remove(); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return err
 		}
+		cut()
 	}
 	a.chain(s, nil, a.membersOf(slot))
 	s.Use = bpfSlotUseSLOT_REMOVED
@@ -372,6 +367,7 @@ func (a *applying) zero(s *bpfService) {
 	for i, d := range a.members(s) {
 		counted := a.counted(i)
 		d.Zero = toCounts(counted)
+		cut()
 		sum.Add(counted)
 	}
 	var none lvs.Stats
@@ -379,57 +375,9 @@ func (a *applying) zero(s *bpfService) {
 	s.Carried = toCounts(none)
 }
 
-func (a *applying) clear(server uint32) {
-	a.loads[server] = bpfLoad{}
-	for i := range a.counters[int(server)*a.cpus : (int(server)+1)*a.cpus] {
-		a.counters[int(server)*a.cpus+i] = bpfCounter{}
-	}
-}
-
-// graceSeconds is how long a removed server's slot is kept at least: packets that saw the old list are through by then.
-const graceSeconds = 2
-
-func bootSeconds() uint32 {
-	var ts unix.Timespec
-	unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
-	return uint32(ts.Sec)
-}
-
-// reclaim frees the slots of removed servers that no connection refers to any more, and of removed services without
-// such servers.
-func (a *applying) reclaim() {
-	now, freed := bootSeconds(), false
-	for i := range a.services {
-		s := &a.services[i]
-		if s.Use == bpfSlotUseSLOT_FREE {
-			continue
-		}
-		var kept []uint32
-		before := 0
-		for slot, d := range a.members(s) {
-			before++
-			l := &a.loads[slot]
-			idle := l.Active <= 0 && l.Inactive <= 0 && l.Persistent <= 0
-			if bpfSlotUse(d.Use) != bpfSlotUseSLOT_REMOVED || !idle || now-d.Removed < graceSeconds {
-				kept = append(kept, slot)
-				continue
-			}
-			sum := fromCounts(s.Carried)
-			sum.Add(a.counted(slot))
-			s.Carried = toCounts(sum)
-			a.clear(slot)
-			d.Use = uint8(bpfSlotUseSLOT_FREE)
-			freed = true
-		}
-		if len(kept) < before {
-			a.link(s, kept)
-		}
-		if len(kept) == 0 && s.Use == bpfSlotUseSLOT_REMOVED {
-			s.Use = bpfSlotUseSLOT_FREE
-			freed = true
-		}
-	}
-	if freed {
-		a.unmarkOurs()
+func (in *instance) clear(server uint32) {
+	in.loads[server] = bpfLoad{}
+	for i := range in.counters[int(server)*in.cpus : (int(server)+1)*in.cpus] {
+		in.counters[int(server)*in.cpus+i] = bpfCounter{}
 	}
 }

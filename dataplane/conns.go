@@ -55,13 +55,12 @@ func snapshot(line *bpfConn, into *bpfConn) bool {
 	return atomic.LoadUint32(&line.Own) == own
 }
 
-func (in *instance) conns(yield func(lvs.Conn, error) bool) {
+func (in *instance) conns(now uint32, yield func(lvs.Conn, error) bool) {
 	lines, err := in.lines()
 	if err != nil {
 		yield(lvs.Conn{}, err)
 		return
 	}
-	now := jiffies(in.hz)
 	var e bpfConn
 	for i := range lines {
 		if !snapshot(&lines[i], &e) || int32(e.Expires-now) <= 0 || int(e.Server) >= len(in.servers) {

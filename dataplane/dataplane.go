@@ -43,6 +43,21 @@ func Open(s Sizes) (*Director, error) {
 	return &Director{place: p, sizes: s}, s.check()
 }
 
+// Namespace names the network namespace, by its cookie; no other one gets that name while the machine is up.
+func (d *Director) Namespace() string { return filepath.Base(d.place.Path) }
+
+// Hold keeps the Director's place in reach when the process that it was found through has ended: for one that outlives
+// its parents.
+func (d *Director) Hold() error {
+	root, err := unix.Open(filepath.Dir(d.place.Parent), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("hold %s: %w", d.place.Path, err)
+	}
+	d.place.Parent = filepath.Join(fmt.Sprintf("/proc/self/fd/%d", root), filepath.Base(d.place.Parent))
+	d.place.Path = filepath.Join(d.place.Parent, d.Namespace())
+	return nil
+}
+
 // Update is as [lvs.Director] says. It loads the instance if there is none, and attaches it to interfaces that are
 // up and were not attached to before.
 func (d *Director) Update(change func(*lvs.Table) error) error {
@@ -67,12 +82,12 @@ func (d *Director) Update(change func(*lvs.Table) error) error {
 	return in.commit(t)
 }
 
-// reading opens the instance to be read; the function it answers closes it.
-func (d *Director) reading() (*instance, func(), error) {
+// reading opens the instance to be read under a lock; the function it answers closes it.
+func (d *Director) reading(how int) (*instance, func(), error) {
 	if d.updating != nil {
 		return d.updating, func() {}, nil
 	}
-	in, err := d.open(unix.LOCK_SH)
+	in, err := d.open(how)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -81,7 +96,7 @@ func (d *Director) reading() (*instance, func(), error) {
 
 // Table is as [lvs.Director] says. Where nothing is loaded the table is empty.
 func (d *Director) Table() (*lvs.Table, error) {
-	in, done, err := d.reading()
+	in, done, err := d.reading(unix.LOCK_SH)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &lvs.Table{Timeouts: lvs.DefaultTimeouts}, nil
 	}
@@ -104,10 +119,10 @@ func (d *Director) Table() (*lvs.Table, error) {
 	return in.table()
 }
 
-// Conns is as [lvs.Director] says.
+// Conns is as [lvs.Director] says. It waits for nobody, and nobody waits for it: whoever reads may take all the time.
 func (d *Director) Conns() iter.Seq2[lvs.Conn, error] {
 	return func(yield func(lvs.Conn, error) bool) {
-		in, done, err := d.reading()
+		in, done, err := d.reading(unix.LOCK_UN)
 		if errors.Is(err, fs.ErrNotExist) {
 			return
 		}
@@ -116,13 +131,13 @@ func (d *Director) Conns() iter.Seq2[lvs.Conn, error] {
 			return
 		}
 		defer done()
-		in.conns(yield)
+		in.conns(jiffies(in.hz), yield)
 	}
 }
 
 // Size is as [lvs.Director] says: for a loaded instance its own size, else that which it would be loaded with.
 func (d *Director) Size() int {
-	in, done, err := d.reading()
+	in, done, err := d.reading(unix.LOCK_SH)
 	if err != nil {
 		return d.sizes.Conns
 	}
@@ -135,7 +150,7 @@ func (d *Director) Size() int {
 func (d *Director) Unload() error {
 	in, err := d.open(unix.LOCK_EX)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return d.place.Remove()
 	}
 	if err != nil {
 		return err
@@ -155,7 +170,7 @@ func (d *Director) loaded() (*instance, error) {
 	for {
 		in, err := d.open(unix.LOCK_EX)
 		if errors.Is(err, fs.ErrNotExist) {
-			if err = d.place.Create(func(dir string) error { return load(dir, d.sizes) }); err != nil {
+			if err = d.place.Create(d.sizes.load); err != nil {
 				return nil, err
 			}
 			continue

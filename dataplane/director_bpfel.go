@@ -136,7 +136,8 @@ type bpfRoute struct {
 	Mtu     uint32
 	How     uint32
 	Xdp     uint32
-	Spare   [3]uint32
+	Probe   uint32
+	Spare   [2]uint32
 }
 
 type bpfScheduler uint32
@@ -160,12 +161,12 @@ const (
 )
 
 type bpfSeat struct {
-	_      structs.HostLayout
-	Server uint32
-	Weight int32
-	Step   int32
-	Spare  uint32
-	Cursor uint64
+	_         structs.HostLayout
+	Server    uint32
+	Weight    int32
+	Step      int32
+	Scheduler uint32
+	Cursor    uint64
 }
 
 type bpfSegment struct {

@@ -11,9 +11,11 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+
+	"lvs"
 )
 
-// A change takes many steps. Before the first, its records are written into a map that is pinned as "journal"; after the
+// A change takes many steps. Before the first, its records and time-outs are written into a map that is pinned as "journal"; after the
 // last, the pin is removed. A process that is killed in between leaves the journal, and the next one carries the
 // records out again. A journal is pinned whole or not at all.
 
@@ -24,6 +26,8 @@ const journalChunk = 4096
 type journalHead struct {
 	Size     uint64 // of all that follows
 	Services uint64
+	Timeouts lvs.Timeouts
+	Spare    uint32
 }
 
 func bytesOf[T any](v *T) []byte {
@@ -32,7 +36,7 @@ func bytesOf[T any](v *T) []byte {
 
 func (in *instance) journalPath() string { return filepath.Join(in.dir, journalPin) }
 
-func encodeRecords(records []*record) []byte {
+func encodeRecords(records []*record, t lvs.Timeouts) []byte {
 	var body []byte
 	for _, r := range records {
 		n := uint64(len(r.servers))
@@ -42,13 +46,13 @@ func encodeRecords(records []*record) []byte {
 			body = append(body, bytesOf(&r.servers[i])...)
 		}
 	}
-	head := journalHead{uint64(len(body)), uint64(len(records))}
+	head := journalHead{Size: uint64(len(body)), Services: uint64(len(records)), Timeouts: t}
 	return append(bytesOf(&head)[:unsafe.Sizeof(head):unsafe.Sizeof(head)], body...)
 }
 
 var errJournal = errors.New("the journal of an unfinished change is damaged")
 
-func decodeRecords(b []byte) ([]*record, error) {
+func decodeRecords(b []byte) ([]*record, lvs.Timeouts, error) {
 	take := func(into []byte) bool {
 		if len(b) < len(into) {
 			return false
@@ -58,31 +62,31 @@ func decodeRecords(b []byte) ([]*record, error) {
 	}
 	var head journalHead
 	if !take(bytesOf(&head)) || uint64(len(b)) < head.Size {
-		return nil, errJournal
+		return nil, head.Timeouts, errJournal
 	}
 	b = b[:head.Size]
 	var records []*record
 	for range head.Services {
 		r, n := &record{}, uint64(0)
 		if !take(bytesOf(&r.service)) || !take(bytesOf(&n)) || n > ServersPerService {
-			return nil, errJournal
+			return nil, head.Timeouts, errJournal
 		}
 		r.servers = make([]bpfServer, n)
 		for i := range r.servers {
 			if !take(bytesOf(&r.servers[i])) {
-				return nil, errJournal
+				return nil, head.Timeouts, errJournal
 			}
 		}
 		if int(r.service.Scheduler) >= len(schedulers) {
-			return nil, errJournal
+			return nil, head.Timeouts, errJournal
 		}
 		records = append(records, r)
 	}
-	return records, nil
+	return records, head.Timeouts, nil
 }
 
-func (in *instance) writeJournal(records []*record) error {
-	b := encodeRecords(records)
+func (in *instance) writeJournal(records []*record, t lvs.Timeouts) error {
+	b := encodeRecords(records, t)
 	chunks := (len(b) + journalChunk - 1) / journalChunk
 	b = append(b, make([]byte, chunks*journalChunk-len(b))...)
 	m, err := ebpf.NewMap(&ebpf.MapSpec{
@@ -128,12 +132,15 @@ func (in *instance) repair() error {
 		}
 		b = append(b, chunk[:]...)
 	}
-	records, err := decodeRecords(b)
+	records, timeouts, err := decodeRecords(b)
 	if err != nil {
 		return err
 	}
 	if err := in.apply(records, true); err != nil {
 		return fmt.Errorf("finish a change that was cut short: %w", err)
+	}
+	if err := in.setTimeouts(timeouts); err != nil {
+		return err
 	}
 	return in.removeJournal()
 }

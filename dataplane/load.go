@@ -146,11 +146,15 @@ func (s *bpfSetting) timeouts(hz uint32) lvs.Timeouts {
 }
 
 // load makes the instance in a directory.
-func load(dir string, s Sizes) error {
+func (s Sizes) load(dir string) error {
 	c, err := spec(s)
 	if err != nil {
 		return err
 	}
+	return build(dir, c)
+}
+
+func build(dir string, c *ebpf.CollectionSpec) error {
 	coll, err := ebpf.NewCollection(c)
 	if err != nil {
 		return explainLoad(err)

@@ -36,7 +36,7 @@ func (a *applying) seat(slot uint32, before []sched.Server, order []uint32, want
 	if !fresh && !newScheduler && !edited && !a.again {
 		return nil
 	}
-	head := bpfSeat{Server: uint32(len(order))}
+	head := bpfSeat{Server: uint32(len(order)), Scheduler: uint32(a.services[slot].Scheduler)}
 	if !fresh && !newScheduler {
 		old, err := a.head(slot)
 		if err != nil {
@@ -138,19 +138,24 @@ func markOurs(ours []bpfAddressBits, addr [2]uint64, server bool) {
 }
 
 // unmarkOurs clears the bits that no service or server has any more.
-func (a *applying) unmarkOurs() {
+func (in *instance) unmarkOurs() error {
+	ours, err := mapped[bpfAddressBits](in, bpfMapOurs)
+	if err != nil {
+		return err
+	}
 	fresh := make([]bpfAddressBits, 1)
-	for i := range a.services {
-		s := &a.services[i]
+	for i := range in.services {
+		s := &in.services[i]
 		if s.Use == bpfSlotUseSLOT_FREE {
 			continue
 		}
 		markOurs(fresh, s.Key.Addr, false)
-		for _, d := range a.members(s) {
+		for _, d := range in.members(s) {
 			markOurs(fresh, d.Addr, true)
 		}
 	}
 	for i := range fresh[0].Virtual {
-		a.ours[0].Virtual[i], a.ours[0].Server[i] = fresh[0].Virtual[i], fresh[0].Server[i]
+		ours[0].Virtual[i], ours[0].Server[i] = fresh[0].Virtual[i], fresh[0].Server[i]
 	}
+	return nil
 }

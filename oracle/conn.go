@@ -21,7 +21,6 @@ type conn struct {
 	forward lvs.Forward // as it was when the connection began
 	state   lvs.State
 	expires time.Duration
-	born    uint64 // greater for a later one
 }
 
 // real is where the packets of the connection go.
@@ -41,23 +40,26 @@ func (c *conn) report(now time.Duration) lvs.Conn {
 	}
 }
 
-// answered finds the connection that a packet from a server answers. Two can look alike from that side, when a client
-// uses one port for two services that share the server; then it is the newer one.
-func (d *Director) answered(p *packet) *conn {
-	var found *conn
+// answered finds the connection that a packet from a server answers.
+func (d *Director) answered(p *packet) *conn { return d.between(p.protocol, p.destination, p.source) }
+
+// between finds the connection whose answers go from a server to a client.
+func (d *Director) between(p lvs.Protocol, client, server netip.AddrPort) *conn {
 	for _, c := range d.conns {
-		if c.forward == lvs.Masq && c.protocol == p.protocol && c.client == p.destination && c.real() == p.source &&
-			(found == nil || c.born > found.born) {
-			found = c
+		if c.forward == lvs.Masq && c.protocol == p && c.client == client && c.real() == server {
+			return c
 		}
 	}
-	return found
+	return nil
 }
 
-// insert begins a connection in state 0. It counts as inactive until its first packet has moved it on.
+// insert begins a connection in state 0. It counts as inactive until its first packet has moved it on. It ends an older
+// one of the same client's port with the same server, for another service: no answer could be told from the other's.
 func (d *Director) insert(f flow, r *server) *conn {
-	d.born++
-	c := &conn{flow: f, server: r, forward: r.config.Forward, born: d.born}
+	c := &conn{flow: f, server: r, forward: r.config.Forward}
+	if older := d.between(c.protocol, c.client, c.real()); older != nil && c.forward == lvs.Masq {
+		d.remove(older)
+	}
 	d.conns[f] = c
 	r.load.Inactive++
 	r.weigh()
@@ -70,7 +72,6 @@ func (d *Director) remove(c *conn) {
 	delete(d.conns, c.flow)
 	*c.server.tally(c) -= 1
 	c.server.weigh()
-	d.forget(c.server)
 }
 
 // touch moves a connection on by a packet of it.

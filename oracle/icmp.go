@@ -6,9 +6,19 @@ import "encoding/binary"
 
 const quoted = 512 // bytes of the offending packet that an ICMP error carries at most
 
-// unreachable is the frame that tells the sender of a packet that its port is not to be reached. It comes from the
-// address that the packet was for, and goes back the way that the packet came.
-func unreachable(p *packet) []byte {
+// complaint is an ICMP error: type and code for each family.
+type complaint struct{ type4, code4, type6, code6 byte }
+
+var (
+	portUnreachable = complaint{3, 3, 1, 4}
+	hostUnreachable = complaint{3, 1, 1, 3}
+	packetTooBig    = complaint{3, 4, 2, 0}
+	timeExceeded    = complaint{11, 0, 3, 0}
+)
+
+// about is the frame that tells the sender of a packet of the error. It comes from the address that the packet was for,
+// and goes back the way that the packet came. The MTU is that of packetTooBig.
+func (c complaint) about(p *packet, mtu uint32) []byte {
 	quote := p.frame[p.ip:p.end]
 	quote = quote[:min(len(quote), quoted)]
 	out := make([]byte, 0, ethernetHeader+48+len(quote))
@@ -18,7 +28,7 @@ func unreachable(p *packet) []byte {
 
 	src, dst := p.destination.Addr().AsSlice(), p.source.Addr().AsSlice()
 	if p.v6() {
-		icmp := append([]byte{1, 4, 0, 0, 0, 0, 0, 0}, quote...)
+		icmp := append(binary.BigEndian.AppendUint32([]byte{c.type6, c.code6, 0, 0}, mtu), quote...)
 		length := binary.BigEndian.AppendUint16(nil, uint16(len(icmp)))
 		pseudo := []byte{0, 0, length[0], length[1], 0, 0, 0, 58}
 		binary.BigEndian.PutUint16(icmp[2:], checksum(src, dst, pseudo, icmp))
@@ -26,7 +36,7 @@ func unreachable(p *packet) []byte {
 		out = append(append(out, src...), dst...)
 		return append(out, icmp...)
 	}
-	icmp := append([]byte{3, 3, 0, 0, 0, 0, 0, 0}, quote...)
+	icmp := append(binary.BigEndian.AppendUint32([]byte{c.type4, c.code4, 0, 0}, mtu), quote...)
 	binary.BigEndian.PutUint16(icmp[2:], checksum(icmp))
 	header := []byte{0x45, 0xc0, 0, 0, 0, 0, 0, 0, 64, 1, 0, 0}
 	header = append(append(header, src...), dst...)

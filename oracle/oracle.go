@@ -20,13 +20,15 @@ import (
 type Hop struct {
 	Interface           int
 	Source, Destination [6]byte // MAC addresses
+	MTU                 uint32  // IP bytes that a packet may have there, 0 for no limit
 }
 
 // Options are what a director stands on.
 type Options struct {
-	Size   int                          // connections that there is room for
-	Route  func(netip.Addr) (Hop, bool) // the way to an address, false if there is none; nil knows no way
-	Random func() uint32                // chance, for schedulers that use it; nil is the runtime's source
+	Size       int                          // connections that there is room for
+	Route      func(netip.Addr) (Hop, bool) // the way to an address, false if there is none; nil knows no way
+	Random     func() uint32                // chance, for schedulers that use it; nil is the runtime's source
+	Schedulers []string                     // those that services can use; nil is all of package sched
 }
 
 // Director has a table in force, connections, and a clock that begins at zero. It is a [lvs.Director], and safe for
@@ -40,7 +42,6 @@ type Director struct {
 	services []*service // oldest first
 	servers  map[serverKey]*server
 	conns    map[flow]*conn
-	born     uint64 // connections made so far
 	reasons  map[Reason]uint64
 }
 

@@ -19,7 +19,8 @@ const (
 	ethernetHeader = 14
 	tcpHeader      = 20
 	udpHeader      = 8
-	extensions     = 6 // IPv6 extension headers that are skipped
+	extensions     = 6   // IPv6 extension headers that are skipped
+	reach          = 192 // bytes of the frame before a transport header, at most
 	etherIPv4      = 0x0800
 	etherIPv6      = 0x86dd
 )
@@ -32,6 +33,16 @@ const (
 	destinationOptions = 60
 )
 
+// kind is what a frame is to a director.
+type kind uint8
+
+const (
+	other      kind = iota // nothing of ours
+	malformed              // IP whose lengths cannot be: it has addresses only
+	fragmented             // it has addresses only
+	whole                  // a TCP or UDP packet
+)
+
 // packet is what is read from a frame. Offsets count from its first byte.
 type packet struct {
 	frame               []byte
@@ -39,7 +50,7 @@ type packet struct {
 	protocol            lvs.Protocol
 	source, destination netip.AddrPort
 	ttl                 uint8
-	fragment            bool // then there are no ports
+	mayFragment         bool
 	event               lvs.TCPEvent
 }
 
@@ -48,101 +59,113 @@ func (p *packet) v6() bool { return p.source.Addr().Is6() }
 // size is the number of IP bytes, header included.
 func (p *packet) size() int { return p.end - p.ip }
 
-// parse reads a frame with TCP or UDP over IP in it. All else, and whatever is cut off or contradicts itself, is not
-// ours. Nor are frames with a VLAN tag.
-func parse(frame []byte) (*packet, bool) {
-	if len(frame) < ethernetHeader {
-		return nil, false
-	}
+// parse reads a frame. One with a VLAN tag is nothing of ours.
+func parse(frame []byte) (*packet, kind) {
 	p := &packet{frame: frame, ip: ethernetHeader}
-	var ok bool
+	if len(frame) < ethernetHeader {
+		return p, other
+	}
+	k := other
 	switch binary.BigEndian.Uint16(frame[12:]) {
 	case etherIPv4:
-		ok = p.parseIPv4()
+		k = p.parseIPv4()
 	case etherIPv6:
-		ok = p.parseIPv6()
+		k = p.parseIPv6()
 	}
-	if !ok || p.protocol != lvs.TCP && p.protocol != lvs.UDP {
-		return nil, false
+	if k != whole {
+		return p, k
 	}
-	return p, p.fragment || p.parseTransport()
+	return p, p.parseTransport()
 }
 
-func (p *packet) parseIPv4() bool {
+func (p *packet) parseIPv4() kind {
 	b := p.frame[p.ip:]
-	if len(b) < 20 || b[0]>>4 != 4 {
-		return false
+	if len(b) < 20 {
+		return other
 	}
 	header, total := int(b[0]&0xf)*4, int(binary.BigEndian.Uint16(b[2:]))
-	if header < 20 || total < header || total > len(b) {
-		return false
-	}
 	p.transport, p.end = p.ip+header, p.ip+total
-	moreOrOffset := binary.BigEndian.Uint16(b[6:]) & 0x3fff
-	p.fragment = moreOrOffset != 0
+	p.mayFragment = b[6]&0x40 == 0
 	p.ttl = b[8]
 	p.protocol = lvs.Protocol(b[9])
 	p.source = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[12:16])), 0)
 	p.destination = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[16:20])), 0)
-	return true
+	moreOrOffset := binary.BigEndian.Uint16(b[6:]) & 0x3fff
+	switch {
+	case b[0]>>4 != 4 || header < 20 || total < header || total > len(b):
+		return malformed
+	case p.protocol != lvs.TCP && p.protocol != lvs.UDP:
+		return other
+	case moreOrOffset != 0:
+		return fragmented
+	}
+	return whole
 }
 
-func (p *packet) parseIPv6() bool {
+func (p *packet) parseIPv6() kind {
 	b := p.frame[p.ip:]
-	if len(b) < 40 || b[0]>>4 != 6 {
-		return false
+	if len(b) < 40 {
+		return other
 	}
 	total := 40 + int(binary.BigEndian.Uint16(b[4:]))
-	if total > len(b) {
-		return false
-	}
 	p.end = p.ip + total
 	p.ttl = b[7]
 	p.source = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[8:24])), 0)
 	p.destination = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[24:40])), 0)
+	if b[0]>>4 != 6 || total > len(b) {
+		return malformed
+	}
 
 	next, at := b[6], 40
-	for range extensions + 1 {
+	for n := 0; ; n++ {
 		switch next {
-		case hopByHop, routingHeader, destinationOptions:
-			if at+8 > total {
-				return false
-			}
-			next, at = b[at], at+(int(b[at+1])+1)*8
-		case fragmentHeader:
-			if at+8 > total {
-				return false
-			}
-			p.fragment = true
-			p.protocol = lvs.Protocol(b[at])
-			return true
-		default:
+		case byte(lvs.TCP), byte(lvs.UDP):
 			p.transport = p.ip + at
 			p.protocol = lvs.Protocol(next)
-			return at <= total
+			if p.transport > reach {
+				return other
+			}
+			return whole
+		case fragmentHeader:
+			return fragmented
+		case hopByHop, routingHeader, destinationOptions:
+		default:
+			return other
+		}
+		if n == extensions || p.ip+at > reach {
+			return other
+		}
+		if at+8 > total {
+			return malformed
+		}
+		next, at = b[at], at+(int(b[at+1])+1)*8
+		if at > total {
+			return malformed
 		}
 	}
-	return false
 }
 
-func (p *packet) parseTransport() bool {
+func (p *packet) parseTransport() kind {
 	b := p.frame[p.transport:p.end]
 	switch p.protocol {
 	case lvs.TCP:
 		if len(b) < tcpHeader {
-			return false
+			return malformed
 		}
 		if header := int(b[12]>>4) * 4; header < tcpHeader || header > len(b) {
-			return false
+			return malformed
 		}
 		flags := b[13]
 		p.event = lvs.TCPEventOf(flags&2 != 0, flags&1 != 0, flags&16 != 0, flags&4 != 0)
 	case lvs.UDP:
-		if len(b) < udpHeader || binary.BigEndian.Uint16(b[4:]) < udpHeader {
-			return false
+		if len(b) < udpHeader {
+			return malformed
+		}
+		if length := int(binary.BigEndian.Uint16(b[4:])); length < udpHeader || length > len(b) {
+			return malformed
 		}
 	}
 	p.source = netip.AddrPortFrom(p.source.Addr(), binary.BigEndian.Uint16(b))
 	p.destination = netip.AddrPortFrom(p.destination.Addr(), binary.BigEndian.Uint16(b[2:]))
-	return true
+	return whole
 }

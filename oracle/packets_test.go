@@ -136,8 +136,8 @@ func packetTable() []packetRow {
 		{sense: "a SYN with ACK begins a connection too", in: frame{from: client, to: vip, flags: "SA"}, want: Forward,
 			out: frame{from: client, to: real, flags: "SA", ttl: 63, out: true}},
 
-		{sense: "a segment that belongs to nothing goes up", in: frame{from: client, to: vip, flags: "A"}, reason: NoConnection},
-		{sense: "so does a SYN with RST", in: frame{from: client, to: vip, flags: "SR"}, reason: NoConnection},
+		{sense: "a segment that belongs to nothing goes up", in: frame{from: client, to: vip, flags: "A"}, reason: NoConn},
+		{sense: "so does a SYN with RST", in: frame{from: client, to: vip, flags: "SR"}, reason: NoConn},
 		{sense: "another port goes up", in: frame{from: client, to: "10.9.0.1:81", flags: "S"}},
 		{sense: "another address goes up", in: frame{from: client, to: "10.9.0.2:80", flags: "S"}},
 		{sense: "what a server sends by itself goes up", in: frame{from: real, to: client, flags: "S"}},
@@ -145,8 +145,8 @@ func packetTable() []packetRow {
 			out: frame{from: "10.66.0.1:1", to: real, flags: "S", ttl: 63, out: true}},
 		{sense: "its answer goes up", before: []frame{{from: "10.66.0.1:1", to: vip, flags: "S"}},
 			in: frame{from: real, to: "10.66.0.1:1", flags: "SA"}, reason: NoRoute},
-		{sense: "the last hop is used up", in: with(syn, func(f *frame) { f.ttl = 1 }), want: Drop, reason: TTL},
-		{sense: "over IPv6 too", in: with(syn6, func(f *frame) { f.ttl = 1 }), want: Drop, reason: TTL},
+		{sense: "the last hop is used up", in: with(syn, func(f *frame) { f.ttl = 1 }), want: Answer, reason: TTL},
+		{sense: "over IPv6 too", in: with(syn6, func(f *frame) { f.ttl = 1 }), want: Answer, reason: TTL},
 		{sense: "two hops are enough", in: with(syn, func(f *frame) { f.ttl = 2 }), want: Forward,
 			out: with(out(syn, client, real), func(f *frame) { f.ttl = 1 })},
 		{sense: "the table is full", want: Drop, reason: TableFull,
@@ -169,16 +169,16 @@ func packetTable() []packetRow {
 		})},
 		{sense: "ARP goes up", in: with(syn, func(f *frame) { f.bytes = set(12, 8, 6) })},
 		{sense: "a runt goes up", in: with(syn, func(f *frame) { f.bytes = func(b []byte) []byte { return b[:13] } })},
-		{sense: "a frame shorter than its packet goes up", in: with(syn, func(f *frame) { f.payload, f.bytes = strings.Repeat("x", 30), cut(1) })},
-		{sense: "an IPv6 frame shorter than its packet goes up", in: with(syn6, func(f *frame) { f.bytes = cut(1) })},
-		{sense: "IPv4 that says it is version 5 goes up", in: with(syn, func(f *frame) { f.bytes = set(14, 0x55) })},
-		{sense: "IPv4 with four words of header goes up", in: with(syn, func(f *frame) { f.bytes = set(14, 0x44) })},
-		{sense: "IPv4 shorter than its header goes up", in: with(syn, func(f *frame) { f.bytes = set(16, 0, 19) })},
-		{sense: "TCP cut by the packet's length goes up", in: with(syn, func(f *frame) { f.bytes = set(16, 0, 39) })},
-		{sense: "TCP with four words of header goes up", in: with(syn, func(f *frame) { f.bytes = set(14+20+12, 0x40) })},
-		{sense: "TCP with more header than packet goes up", in: with(syn, func(f *frame) { f.bytes = set(14+20+12, 0x60) })},
-		{sense: "UDP of seven bytes goes up", in: with(query, func(f *frame) { f.bytes = set(14+20+4, 0, 7) })},
-		{sense: "IPv6 without an end of extension headers goes up", in: with(syn6, func(f *frame) { f.bytes = set(14+6, 0) })},
+		{sense: "a frame shorter than its packet goes up", in: with(syn, func(f *frame) { f.payload, f.bytes = strings.Repeat("x", 30), cut(1) }), reason: Malformed},
+		{sense: "an IPv6 frame shorter than its packet goes up", in: with(syn6, func(f *frame) { f.bytes = cut(1) }), reason: Malformed},
+		{sense: "IPv4 that says it is version 5 goes up", in: with(syn, func(f *frame) { f.bytes = set(14, 0x55) }), reason: Malformed},
+		{sense: "IPv4 with four words of header goes up", in: with(syn, func(f *frame) { f.bytes = set(14, 0x44) }), reason: Malformed},
+		{sense: "IPv4 shorter than its header goes up", in: with(syn, func(f *frame) { f.bytes = set(16, 0, 19) }), reason: Malformed},
+		{sense: "TCP cut by the packet's length goes up", in: with(syn, func(f *frame) { f.bytes = set(16, 0, 39) }), reason: Malformed},
+		{sense: "TCP with four words of header goes up", in: with(syn, func(f *frame) { f.bytes = set(14+20+12, 0x40) }), reason: Malformed},
+		{sense: "TCP with more header than packet goes up", in: with(syn, func(f *frame) { f.bytes = set(14+20+12, 0x60) }), reason: Malformed},
+		{sense: "UDP of seven bytes goes up", in: with(query, func(f *frame) { f.bytes = set(14+20+4, 0, 7) }), reason: Malformed},
+		{sense: "IPv6 without an end of extension headers goes up", in: with(syn6, func(f *frame) { f.bytes = set(14+6, 0) }), reason: Malformed},
 		{sense: "another protocol goes up", in: with(syn, func(f *frame) { f.bytes = set(14+9, 132) })},
 	}
 }
@@ -208,10 +208,14 @@ func (c packetRow) check(t *testing.T) {
 	if c.reason != "" && d.Reasons()[c.reason] != 1 {
 		t.Errorf("reasons %v", d.Reasons())
 	}
-	if c.want != Forward {
+	switch c.want {
+	case Pass, Drop:
 		if r.Frame != nil {
 			t.Errorf("a frame leaves: % x", r.Frame)
 		}
+		return
+	case Answer:
+		mustChecksums(t, r.Frame)
 		return
 	}
 	want := c.out.mustPacket(t)

@@ -14,12 +14,9 @@ type rewrite struct {
 	source, destination netip.AddrPort
 }
 
-// apply makes the frame that leaves. Checksums are carried on, not made anew, so that a wrong one stays wrong.
-func (w rewrite) apply(p *packet, hop Hop) []byte {
+// apply makes the frame that results, with the MAC addresses that it had. Checksums are carried on, not made anew, so that a wrong one stays wrong.
+func (w rewrite) apply(p *packet) []byte {
 	out := append([]byte(nil), p.frame...)
-	copy(out[0:], hop.Destination[:])
-	copy(out[6:], hop.Source[:])
-
 	ip := out[p.ip:]
 	ttl, sources, destinations, size := 8, 12, 16, 4
 	if p.v6() {

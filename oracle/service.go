@@ -3,7 +3,9 @@
 package oracle
 
 import (
+	"maps"
 	"slices"
+	"time"
 
 	"lvs"
 	"lvs/sched"
@@ -22,7 +24,10 @@ type serverKey struct {
 	server  lvs.ServerID
 }
 
-// server outlives its removal while it has connections: they go on when it is added again.
+// grace is how long a server is remembered at least after it was removed, on a clock of whole seconds.
+const grace = 2 * time.Second
+
+// server outlives its removal, at least while it has connections: they go on when it is added again, and so do its numbers.
 type server struct {
 	serverKey
 	config     lvs.ServerConfig
@@ -31,6 +36,7 @@ type server struct {
 	stats      lvs.Stats
 	overloaded bool
 	service    *service // nil while it is removed
+	removed    time.Duration
 }
 
 func (s *server) connections() uint32 { return s.load.Active + s.load.Inactive + s.load.Persistent }
@@ -38,6 +44,15 @@ func (s *server) connections() uint32 { return s.load.Active + s.load.Inactive +
 // weigh sees whether the server is at its threshold, after its connections or thresholds have changed.
 func (s *server) weigh() {
 	s.overloaded = sched.LimitsOf(s.config).Overloaded(s.overloaded, s.connections())
+}
+
+// count counts a packet for the server and its service, unless it is removed.
+func (s *server) count(packet func(*lvs.Stats)) {
+	if s.service == nil {
+		return
+	}
+	packet(&s.stats)
+	packet(&s.service.stats)
 }
 
 func (s *server) row() sched.Server {
@@ -96,8 +111,9 @@ func (d *Director) commit(t *lvs.Table) error {
 	}
 
 	d.timeouts = t.Timeouts
-	for _, s := range d.servers {
-		s.service = nil
+	d.forget()
+	for _, s := range d.present() {
+		s.service, s.removed = nil, d.now.Truncate(time.Second)
 	}
 	var services []*service
 	for _, want := range t.Services() {
@@ -112,9 +128,6 @@ func (d *Director) commit(t *lvs.Table) error {
 		services = append(services, s)
 	}
 	d.services = services
-	for _, s := range d.servers {
-		d.forget(s)
-	}
 	return nil
 }
 
@@ -123,7 +136,7 @@ func (d *Director) apply(s *service, want *lvs.Service) {
 	s.config = want.ServiceConfig
 	s.servers = nil
 	if want.Zeroed {
-		s.stats = lvs.Stats{}
+		d.zero(s)
 	}
 	for _, w := range want.Servers {
 		key := serverKey{s.id, w.ServerID}
@@ -139,9 +152,6 @@ func (d *Director) apply(s *service, want *lvs.Service) {
 		r.config = w.ServerConfig
 		r.weigh()
 		r.service = s
-		if want.Zeroed {
-			r.stats = lvs.Stats{}
-		}
 		s.servers = append(s.servers, r)
 	}
 	after := s.rows()
@@ -151,9 +161,27 @@ func (d *Director) apply(s *service, want *lvs.Service) {
 	s.scheduler.Changed(before, after)
 }
 
-// forget drops a server that is removed and has no connections left.
-func (d *Director) forget(s *server) {
-	if s.service == nil && s.connections() == 0 {
-		delete(d.servers, s.serverKey)
+// zero lets the counters of a service and its servers start again, also of those that are removed.
+func (d *Director) zero(s *service) {
+	s.stats = lvs.Stats{}
+	for key, r := range d.servers {
+		if key.service == s.id {
+			r.stats = lvs.Stats{}
+		}
 	}
+}
+
+// present gives the servers that are not removed.
+func (d *Director) present() (servers []*server) {
+	for _, s := range d.services {
+		servers = append(servers, s.servers...)
+	}
+	return servers
+}
+
+// forget drops the servers that are removed, for a while now, and have no connections.
+func (d *Director) forget() {
+	maps.DeleteFunc(d.servers, func(_ serverKey, s *server) bool {
+		return s.service == nil && s.connections() == 0 && d.now.Truncate(time.Second)-s.removed >= grace
+	})
 }

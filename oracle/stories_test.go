@@ -225,7 +225,7 @@ func TestPortUsedAgain(t *testing.T) {
 	}
 }
 
-// TestRemovedServer: its connections are silent until it is added again, and it then has its numbers back.
+// TestRemovedServer: its clients are not heard until it is added again, and it then has its numbers back.
 func TestRemovedServer(t *testing.T) {
 	for _, c := range []struct {
 		sense     string
@@ -243,14 +243,15 @@ func TestRemovedServer(t *testing.T) {
 			before := mustServer(t, d, lvs.TCP, vip, real)
 			mustUpdate(t, d, c.gone)
 			d.Advance(5 * time.Second)
-			for _, f := range segments(client, vip, real, "> PA", "< PA") {
-				if r := d.Packet(f.mustPacket(t)); r.Verdict != Drop || r.Reason != NoDestination {
+			for _, f := range segments(client, vip, real, "> PA") {
+				if r := d.Packet(f.mustPacket(t)); r.Verdict != Drop || r.Reason != Removed {
 					t.Errorf("%v %q while it is removed", r.Verdict, r.Reason)
 				}
 			}
 			if got := left(d)[client+" ESTABLISHED"]; got != 895*time.Second {
 				t.Errorf("%v left: a packet that was dropped has kept the entry alive", got)
 			}
+			mustForward(t, d, segments(client, vip, real, "< PA")...) // which counts nowhere
 			mustUpdate(t, d, c.backAgain...)
 			after := mustServer(t, d, lvs.TCP, vip, real)
 			if after.Stats != before.Stats || after.Load != before.Load {
@@ -265,7 +266,7 @@ func TestRemovedServer(t *testing.T) {
 	}
 }
 
-// TestRemovedForGood: with its last connection a removed server is forgotten.
+// TestRemovedForGood: a server that was removed some time ago, and has no connections, is forgotten.
 func TestRemovedForGood(t *testing.T) {
 	d := mustDirector(t)
 	mustForward(t, d, segments(client, vip, real, "> S")...)

@@ -14,13 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Unfinished is where the directory is built; a process that is killed leaves it there.
+func (p Place) Unfinished() string { return p.Path + "-new" }
+
 // Create has the place's directory built aside and renamed, all or nothing, unless another process was faster. First it
 // sweeps away the places whose namespaces are gone, and those that were never finished.
 func (p Place) Create(build func(dir string) error) error {
-	if err := os.Mkdir(p.Parent, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	l, err := LockDir(p.Parent, unix.LOCK_EX)
+	l, err := p.lockParent()
 	if err != nil {
 		return err
 	}
@@ -29,22 +29,53 @@ func (p Place) Create(build func(dir string) error) error {
 	if _, err := os.Stat(p.Path); err == nil {
 		return nil
 	}
-	tmp := p.Path + "-new"
-	if err := os.Mkdir(tmp, 0o700); err != nil {
-		return err
-	}
-	if err := build(tmp); err != nil {
-		return errors.Join(err, removePins(tmp))
-	}
-	return os.Rename(tmp, p.Path)
+	return p.build(build)
 }
 
-// Remove removes all that is pinned there. Whoever calls it holds the place's lock.
-func (p Place) Remove() error {
-	if err := removePins(p.Path); err != nil {
-		return fmt.Errorf("remove %s: %w", p.Path, err)
+func (p Place) build(build func(dir string) error) error {
+	aside := p.Unfinished()
+	if err := removePins(aside); err != nil {
+		return err
 	}
-	os.Remove(p.Parent) // if it was the last one
+	if err := os.Mkdir(aside, 0o700); err != nil {
+		return err
+	}
+	if err := build(aside); err != nil {
+		return errors.Join(err, removePins(aside))
+	}
+	return os.Rename(aside, p.Path)
+}
+
+// lockParent takes the lock under which places come and go, and makes the directory that it is of.
+func (p Place) lockParent() (Lock, error) {
+	for {
+		if err := os.Mkdir(p.Parent, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return Lock{}, err
+		}
+		l, err := LockDir(p.Parent, unix.LOCK_EX)
+		if !errors.Is(err, fs.ErrNotExist) { // the last place of another namespace may have gone just now
+			return l, err
+		}
+	}
+}
+
+// Remove removes the place, and what was never finished of it, while none can come or be swept, and the parent after the
+// last one. Whoever calls it holds the place's lock.
+func (p Place) Remove() error {
+	l, err := LockDir(p.Parent, unix.LOCK_EX)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	for _, dir := range []string{p.Path, p.Unfinished()} {
+		if err := removePins(dir); err != nil {
+			return fmt.Errorf("remove %s: %w", dir, err)
+		}
+	}
+	os.Remove(p.Parent)
 	return nil
 }
 
@@ -66,7 +97,7 @@ func (p Place) sweep() {
 	entries, _ := os.ReadDir(p.Parent)
 	for _, e := range entries {
 		dir := filepath.Join(p.Parent, e.Name())
-		if !alive(dir) {
+		if !Alive(dir) {
 			removePins(dir)
 		}
 	}
@@ -106,8 +137,8 @@ func anchor(tc, lookup *ebpf.Program) (link.Link, error) {
 	return n, nil
 }
 
-// alive says whether the namespace of the instance in a directory still exists.
-func alive(dir string) bool {
+// Alive says whether the namespace of the instance in a directory still exists.
+func Alive(dir string) bool {
 	l, err := link.LoadPinnedLink(filepath.Join(dir, anchorPin), nil)
 	if err != nil {
 		return false

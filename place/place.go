@@ -145,7 +145,7 @@ type Lock struct{ dir *os.File }
 // Release gives the lock up.
 func (l Lock) Release() { l.dir.Close() }
 
-// LockDir waits for the lock of a directory: shared (unix.LOCK_SH) or exclusive (unix.LOCK_EX). It answers
+// LockDir waits for the lock of a directory: shared (unix.LOCK_SH), exclusive (unix.LOCK_EX) or none (unix.LOCK_UN). It answers
 // os.ErrNotExist if there is no such directory, also if it went while we waited.
 func LockDir(path string, how int) (Lock, error) {
 	for {

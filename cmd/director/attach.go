@@ -51,7 +51,7 @@ Examples:
 
 // Run detaches.
 func (v detachVerb) Run() error {
-	d, err := dataplane.Open(dataplane.DefaultSizes)
+	d, err := openDataplane()
 	if err != nil {
 		return err
 	}
@@ -77,5 +77,5 @@ func (unloadVerb) Run() error {
 	if err := d.Unload(); err != nil {
 		return fmt.Errorf("unload: %w", err)
 	}
-	return nil
+	return rollbackOf(d).forget()
 }

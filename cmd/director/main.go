@@ -23,12 +23,22 @@ import (
 )
 
 type verbs struct {
-	Attach     attachVerb     `cmd:"" help:"Attach to network interfaces."`
-	Detach     detachVerb     `cmd:"" help:"Take the programs off network interfaces."`
-	Status     statusVerb     `cmd:"" help:"What is attached, how full the tables are, and what was not forwarded."`
-	Unload     unloadVerb     `cmd:"" help:"Detach from everything, and forget all services and connections."`
-	Realserver realserverVerb `cmd:"" help:"What runs on a real server: virtual addresses, tunnels' ends, the clients of FULLNAT."`
-	Lab        labVerb        `cmd:"" help:"Networks out of namespaces that show the director at work."`
+	Attach        attachVerb     `cmd:"" help:"Attach to network interfaces."`
+	Detach        detachVerb     `cmd:"" help:"Take the programs off network interfaces."`
+	Status        statusVerb     `cmd:"" help:"What is attached, how full the tables are, and what was not forwarded."`
+	List          listVerb       `cmd:"" help:"Services and servers, and what they carry."`
+	Conns         connsVerb      `cmd:"" help:"Connections."`
+	Save          saveVerb       `cmd:"" help:"Print the commands that make the table anew."`
+	Restore       restoreVerb    `cmd:"" help:"Make the table anew out of such commands."`
+	Apply         applyVerb      `cmd:"" help:"Make the table what a file says, and touch only what differs."`
+	Confirm       confirmVerb    `cmd:"" help:"Keep the change of an apply --rollback-after."`
+	WatchRollback watchVerb      `cmd:"" hidden:""`
+	Unload        unloadVerb     `cmd:"" help:"Detach from everything, and forget all services and connections."`
+	Completion    completionVerb `cmd:"" help:"Print what makes a shell complete director and ipvsadm."`
+	Complete      completeVerb   `cmd:"" hidden:""`
+	Man           manVerb        `cmd:"" hidden:""`
+	Realserver    realserverVerb `cmd:"" help:"What runs on a real server: virtual addresses, tunnels' ends, the clients of FULLNAT."`
+	Lab           labVerb        `cmd:"" help:"Networks out of namespaces that show the director at work."`
 }
 
 func main() {
@@ -39,22 +49,29 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	defer stop()
 	os.Args = spellOut(os.Args)
-	verb := kong.Parse(&verbs{}, kong.Name("director"), kong.UsageOnError(),
-		kong.Description("The Linux Virtual Server. Services and servers are managed with ipvsadm, which is a link to this program."),
-		kong.Vars{
-			"conns":    strconv.Itoa(dataplane.DefaultSizes.Conns),
-			"services": strconv.Itoa(dataplane.DefaultSizes.Services),
-			"servers":  strconv.Itoa(dataplane.DefaultSizes.Servers),
-		},
-		kong.BindTo(ctx, (*context.Context)(nil)))
-	err := verb.Run()
-	if status, ok := errors.AsType[exitStatus](err); ok {
-		os.Exit(int(status))
+	k := commandLine()
+	verb, err := k.Parse(os.Args[1:])
+	k.FatalIfErrorf(err)
+	verb.BindTo(ctx, (*context.Context)(nil))
+	err = verb.Run(k)
+	if code := exit(0); errors.As(err, &code) {
+		os.Exit(int(code))
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "director: %v\n", err)
 		os.Exit(1)
 	}
+}
+
+// commandLine knows the verbs.
+func commandLine() *kong.Kong {
+	return kong.Must(&verbs{}, kong.Name("director"), kong.UsageOnError(),
+		kong.Description("The Linux Virtual Server. Services and servers are managed with ipvsadm, which is a link to this program."),
+		kong.Vars{
+			"conns":    strconv.Itoa(dataplane.DefaultSizes.Conns),
+			"services": strconv.Itoa(dataplane.DefaultSizes.Services),
+			"servers":  strconv.Itoa(dataplane.DefaultSizes.Servers),
+		})
 }
 
 // spellOut gives an --xdp of attach that has no value the value that it means.
@@ -69,4 +86,4 @@ func spellOut(args []string) []string {
 	return args
 }
 
-func openDirector(ipvsadm.Mode) (lvs.Director, error) { return dataplane.Open(dataplane.DefaultSizes) }
+func openDirector(ipvsadm.Mode) (lvs.Director, error) { return openDataplane() }

@@ -146,13 +146,7 @@ func (realserverStatus) Help() string {
   director realserver status --json`
 }
 
-// exitStatus is an error that has been said already, or that is none.
-type exitStatus int
-
-// Error is as [error] says.
-func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
-
-const stopped exitStatus = 3 // as the Linux Standard Base says of a service that is not running
+const stopped exit = 3 // as the Linux Standard Base says of a service that is not running
 
 // Run prints the status.
 func (v realserverStatus) Run() error {

@@ -25,7 +25,7 @@ func (statusVerb) Help() string {
 
 // Run prints the status.
 func (v statusVerb) Run() error {
-	d, err := dataplane.Open(dataplane.DefaultSizes)
+	d, err := openDataplane()
 	if err != nil {
 		return err
 	}

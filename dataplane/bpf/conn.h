@@ -40,7 +40,7 @@ struct conn_key {
 	__u64 virtual[2];
 };
 
-#define KEY_WORD 0xffffffffffffULL	/* without overflow and spare */
+#define KEY_WORD 0xffffffffffffULL /* without overflow and spare */
 #define KEY_CLIENT_WORD 0xffff0000ffffULL /* client port, protocol, kind */
 
 static __always_inline __u64 key_word(__u16 client_port, __u16 virtual_port, __u8 protocol, __u8 kind)
@@ -208,7 +208,7 @@ struct conn_data {
 	__u32 life;
 	__u32 server;
 	__u32 expires;
-	__u32 home;    /* line in the segment */
+	__u32 home; /* line in the segment */
 	__u32 version; /* of the segment's insertions, before the look-up that failed */
 };
 
@@ -305,11 +305,11 @@ struct conn_seen {
 	__u32 now;
 };
 
-/* Takes an entry out, if it is still what was seen: 1 if it did. The line stays taken until conn_release. */
-static __noinline int conn_unlink(struct segment *s, struct guard *g, struct conn_seen *seen)
+/* Takes an entry out, if it is still what was seen: its life word as it ends, or 0. The line stays taken until
+ * conn_release. */
+static __noinline __u32 conn_unlink(struct segment *s, struct guard *g, struct conn_seen *seen)
 {
-	__u32 i = seen->line, own = seen->own, expires = seen->expires, died = seen->now;
-	int done = 0;
+	__u32 i = seen->line, own = seen->own, expires = seen->expires, died = seen->now, life = 0;
 
 	bpf_spin_lock(&g->lock);
 	struct conn *e = line_at(s, i);
@@ -320,6 +320,7 @@ static __noinline int conn_unlink(struct segment *s, struct guard *g, struct con
 	struct conn *at_page = line_at(s, page + line);
 	__u64 hop = at_page->hop & ~(1ULL << j);
 	WRITE_ONCE(at_page->hop, hop);
+	life = __sync_fetch_and_or(&e->life, LIFE_ENDED) | LIFE_ENDED;
 	e->expires = died;
 	__sync_lock_test_and_set(&e->own, (own & ~OWN_LIVE) | OWN_DEAD);
 	if (distance) {
@@ -337,10 +338,9 @@ static __noinline int conn_unlink(struct segment *s, struct guard *g, struct con
 		if (!more)
 			WRITE_ONCE(at_home->overflow, at_home->overflow & ~(1 << (distance & 7)));
 	}
-	done = 1;
 out:
 	bpf_spin_unlock(&g->lock);
-	return done;
+	return life;
 }
 
 /* Frees the line of an entry that was unlinked a while ago. */

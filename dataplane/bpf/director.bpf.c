@@ -49,9 +49,7 @@ static __always_inline int too_big(struct packet *p, struct flow *f, struct deci
 {
 	struct icmp_error e = { 3, 4, 2, 0, mtu };
 
-	if (p->hook == HOOK_XDP)
-		return packet_pass(p);
-	if (d->direction == DIRECTION_INPUT && !f->may_fragment && !packet_is_gso(p))
+	if (d->direction == DIRECTION_INPUT && !f->may_fragment)
 		return refuse(p, f, &e, REASON_TOO_BIG);
 	/* the kernel fragments it, or tells its sender */
 	if ((d->direction == DIRECTION_INPUT || f->may_fragment) && nat_rewrite(p, f, d))
@@ -68,19 +66,25 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 	if (!r || !d->conn)
 		return packet_pass(p);
 	/* whatever needs more than a rewrite is tc's to do */
-	if (p->hook == HOOK_XDP && (routed != ROUTED || r->xdp == ROUTE_XDP_NONE || f->ttl <= 1))
+	bool fits = !r->mtu || f->length <= r->mtu || packet_is_gso(p);
+	if (p->hook == HOOK_XDP &&
+	    (routed != ROUTED || r->xdp == ROUTE_XDP_NONE || (f->ttl <= 1 && !output) || !fits)) {
+		if (routed == ROUTED_BY_KERNEL)
+			r->probe = 1;
 		return packet_pass(p);
+	}
 	conn_touch(d->conn, f, d->direction);
 	if (f->ttl <= 1)
 		return output ? drop(p, REASON_TTL) : refuse(p, f, &time_exceeded, REASON_TTL);
 	if (routed == ROUTED_NOWHERE)
 		return output ? leave(p, REASON_NO_ROUTE) : refuse(p, f, &host_unreachable, REASON_NO_ROUTE);
-	if (routed == ROUTED && f->length > r->mtu && !packet_is_gso(p))
+	if (routed != ROUTED_LOCALLY && !fits)
 		return too_big(p, f, d, r->mtu);
 	__u32 ifindex = r->ifindex;
 	if (nat_rewrite(p, f, d))
 		return drop(p, REASON_MALFORMED);
-	count_packet(d->server, d->direction, f->length);
+	if (d->server)
+		count_packet(d->server, d->direction, f->length);
 	if (routed == ROUTED_LOCALLY)
 		return packet_pass(p);
 	if (routed == ROUTED_BY_KERNEL)

@@ -99,7 +99,7 @@ static __always_inline void packet_checksum(struct packet *p, __u32 at, __u32 ad
 		__u16 *sum = p->data + at;
 		if ((void *)(sum + 1) > p->end || (udp && !*sum))
 			return;
-		*sum = ~fold((__u64)(__u16)~*sum + addr + port);
+		*sum = ~fold((__u64)(__u16) ~*sum + addr + port);
 		if (udp && !*sum)
 			*sum = 0xffff;
 		return;

@@ -98,11 +98,11 @@ static __always_inline __u16 icmp_write4(struct packet *p, struct flow *f, const
 	*(__u32 *)&ip->ttl = bpf_htonl(64 << 24 | IPPROTO_ICMP << 16);
 	ip->saddr = f->dst[1] >> 32;
 	ip->daddr = f->src[1] >> 32;
-	ip->check = ~fold((__u64)bpf_htonl(0x45c00000 | total) + bpf_htonl(64 << 24 | IPPROTO_ICMP << 16) +
-			  ip->saddr + ip->daddr);
+	ip->check = ~fold((__u64)bpf_htonl(0x45c00000 | total) + bpf_htonl(64 << 24 | IPPROTO_ICMP << 16) + ip->saddr +
+			  ip->daddr);
 	*(__u32 *)icmp = bpf_htonl((__u32)e->type4 << 24 | (__u32)e->code4 << 16);
 	icmp->mtu = bpf_htonl(e->mtu);
-	icmp->check = ~fold((__u64)*(__u32 *)icmp + bpf_htonl(e->mtu) + sum);
+	icmp->check = ~fold((__u64) * (__u32 *)icmp + bpf_htonl(e->mtu) + sum);
 	return total;
 }
 

@@ -71,9 +71,9 @@ MAP(macs, ARRAY, MACS, 0, __u32, struct mac);
 
 struct sweeper {
 	struct bpf_timer timer;
-	__u32 next;   /* the segment that comes next */
+	__u32 next; /* the segment that comes next */
 	__u32 rounds; /* how often the whole table was swept */
-	__u64 ended;  /* entries whose time was over */
+	__u64 ended; /* entries whose time was over */
 };
 MAP(sweepers, ARRAY, 1, 0, __u32, struct sweeper);
 
@@ -84,12 +84,12 @@ struct icmp_budget {
 MAP(icmp_budgets, PERCPU_ARRAY, 1, 0, __u32, struct icmp_budget);
 
 /* Constants. */
-const volatile __u32 segments = 1;    /* of the connection table */
-const volatile __u32 seed[6] = {};    /* of its hash */
-const volatile __u32 cpus = 1;	      /* that the kernel may ever have */
+const volatile __u32 segments = 1; /* of the connection table */
+const volatile __u32 seed[6] = {}; /* of its hash */
+const volatile __u32 cpus = 1; /* that the kernel may ever have */
 const volatile __u32 server_slots = 1; /* entries of servers */
-const volatile __u32 loopback = 1;    /* the index of lo: routes are asked as if packets came from there */
-const volatile __u32 hz = 250;	      /* jiffies a second */
+const volatile __u32 loopback = 1; /* the index of lo: routes are asked as if packets came from there */
+const volatile __u32 hz = 250; /* jiffies a second */
 const volatile bool test_clock = false;
 
 /* Go sets these while programs run. */

@@ -6,11 +6,11 @@
 /* The one's complement difference between two addresses of a family. */
 static __always_inline __u32 address_diff(const __u64 old[2], const __u64 new[2], bool ipv6)
 {
-	__u64 sum = (__u64)(__u32)~(old[1] >> 32) + (new[1] >> 32);
+	__u64 sum = (__u64)(__u32) ~(old[1] >> 32) + (new[1] >> 32);
 
 	if (ipv6)
-		sum += (__u64)(__u32)~(__u32)old[1] + (__u32)new[1] + (__u32)~(__u32)old[0] + (__u32)new[0] +
-		       (__u32)~(old[0] >> 32) + (new[0] >> 32);
+		sum += (__u64)(__u32) ~(__u32)old[1] + (__u32) new[1] + (__u32) ~(__u32)old[0] + (__u32) new[0] +
+		       (__u32) ~(old[0] >> 32) + (new[0] >> 32);
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	return (sum & 0xffffffff) + (sum >> 32);
 }

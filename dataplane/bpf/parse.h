@@ -7,10 +7,10 @@
 #include "hook.h"
 
 enum parsed {
-	PARSED_FLOW,	  /* a TCP or UDP packet, all of flow is set */
-	PARSED_FRAGMENT,  /* addresses and protocol only */
+	PARSED_FLOW, /* a TCP or UDP packet, all of flow is set */
+	PARSED_FRAGMENT, /* addresses and protocol only */
 	PARSED_MALFORMED, /* addresses only */
-	PARSED_OTHER,	  /* nothing */
+	PARSED_OTHER, /* nothing */
 };
 
 struct flow {
@@ -22,9 +22,9 @@ struct flow {
 	__u8 family;
 	__u8 tcp_flags; /* byte 13 of the TCP header */
 	__u8 ttl;
-	__u16 network;	 /* offset of the IP header */
+	__u16 network; /* offset of the IP header */
 	__u16 transport; /* offset of the TCP or UDP header */
-	__u32 length;	 /* IP bytes */
+	__u32 length; /* IP bytes */
 	bool may_fragment;
 	__u8 spare[3];
 };

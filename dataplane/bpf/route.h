@@ -23,9 +23,9 @@ static __always_inline struct route *route_line(const __u64 dst[2])
 }
 
 enum routed {
-	ROUTED,		  /* the line holds the way */
+	ROUTED, /* the line holds the way */
 	ROUTED_BY_KERNEL, /* to be sent with bpf_redirect_neigh out of the line's interface */
-	ROUTED_LOCALLY,	  /* the address is the director's own */
+	ROUTED_LOCALLY, /* the address is the director's own */
 	ROUTED_NOWHERE,
 };
 
@@ -51,6 +51,7 @@ static __noinline enum routed route_ask(void *ctx, const __u64 *src, const __u64
 	r->dst[1] = dst[1];
 	r->checked = jiffies;
 	r->ifindex = fib.ifindex;
+	r->mtu = 0;
 	if (e == BPF_FIB_LKUP_RET_NOT_FWDED) {
 		r->how = ROUTE_LOCAL;
 		return ROUTED_LOCALLY;
@@ -87,5 +88,11 @@ static __always_inline enum routed route_to(struct packet *p, const __u64 *src, 
 	*line = r;
 	if (r->how == ROUTE_NONE || jiffies - r->checked >= hz || r->dst[0] != dst[0] || r->dst[1] != dst[1])
 		return route_ask(p->ctx, src, dst, r);
-	return r->how == ROUTE_LINK ? ROUTED : ROUTED_LOCALLY;
+	if (r->how != ROUTE_LINK)
+		return ROUTED_LOCALLY;
+	if (p->hook == HOOK_TC && r->probe) {
+		r->probe = 0;
+		return ROUTED_BY_KERNEL;
+	}
+	return ROUTED;
 }

@@ -13,12 +13,12 @@ enum { SERVERS_A_SERVICE = 4096, CURSOR_TRIES = 32 };
 struct walk {
 	void *list;
 	__u32 seats;
-	__u32 chosen;	/* server's slot; 0 is none */
+	__u32 chosen; /* server's slot; 0 is none */
 	__u32 position; /* the seat last looked at; 0 is the head */
-	__s32 current;	/* wrr: the weight that a server needs in this pass */
-	__s32 highest;	/* wrr: of the usable weights */
+	__s32 current; /* wrr: the weight that a server needs in this pass */
+	__s32 highest; /* wrr: of the usable weights */
 	__u32 weighted;
-	__u64 load;  /* lc, wlc: of the chosen one */
+	__u64 load; /* lc, wlc: of the chosen one */
 	__s64 weight;
 };
 
@@ -158,7 +158,7 @@ static __always_inline __u32 pick_least(struct walk *w, bool weighted)
 }
 
 /* The slot of the server that a service's scheduler chooses, or 0. */
-__noinline __u32 pick_server(__u32 service, __u32 scheduler)
+__noinline __u32 pick_server(__u32 service)
 {
 	struct walk w = {};
 
@@ -169,7 +169,7 @@ __noinline __u32 pick_server(__u32 service, __u32 scheduler)
 	if (!head || !head->server || head->server > SERVERS_A_SERVICE)
 		return 0;
 	w.seats = head->server;
-	switch (scheduler) {
+	switch (head->scheduler) {
 	case SCHEDULER_RR:
 		return pick_in_turn(&w, false);
 	case SCHEDULER_WRR:

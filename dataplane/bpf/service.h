@@ -6,18 +6,18 @@
 #include "tcp.h"
 
 enum outcome {
-	OUTCOME_PASS,	 /* not ours, or left to the kernel for a reason */
+	OUTCOME_PASS, /* not ours, or left to the kernel for a reason */
 	OUTCOME_FORWARD, /* to be rewritten and sent */
-	OUTCOME_REFUSE,	 /* no server: to be answered with ICMP port unreachable */
+	OUTCOME_REFUSE, /* no server: to be answered with ICMP port unreachable */
 	OUTCOME_DROP,
 };
 
 struct decision {
-	__u64 addr[2];	/* FORWARD: the new destination (input) or source (output) */
+	__u64 addr[2]; /* FORWARD: the new destination (input) or source (output) */
 	struct conn *conn;
 	__u32 outcome;
 	__u32 reason;
-	__u32 server;
+	__u32 server; /* that the packet counts for; 0 is none */
 	__u32 direction;
 	__u16 port;
 	__u16 forward;
@@ -37,49 +37,19 @@ static __always_inline bool ours_has(const __u64 *words, const __u64 addr[2])
 }
 
 /* What schedule() answers beyond a line of the segment. */
-enum { SCHEDULED_NOT = -1, SCHEDULED_NO_SERVER = -2, SCHEDULED_FULL = -3, SCHEDULED_BUSY = -4, SCHEDULED_NOT_YET = -5,
-       SCHEDULED_NO_CONN = -6 };
+enum {
+	SCHEDULED_NOT = -1,
+	SCHEDULED_NO_SERVER = -2,
+	SCHEDULED_FULL = -3,
+	SCHEDULED_BUSY = -4,
+	SCHEDULED_NOT_YET = -5,
+	SCHEDULED_NO_CONN = -6
+};
 
-/* Makes a connection of a packet for a service: the entry's line in its segment, or a negative of the above. */
-__noinline int schedule(struct flow *f, struct conn_key *k, __u32 segment, __u32 line)
+/* Whether a TCP segment begins a connection: also one with ACK, as of active FTP, but none with RST. */
+static __always_inline bool begins(struct flow *f)
 {
-	if (!f || !k)
-		return SCHEDULED_NOT;
-	struct service_key sk = {
-		.addr = { f->dst[0], f->dst[1] }, .port = f->dst_port, .protocol = f->protocol, .family = f->family
-	};
-	__u32 *slot = bpf_map_lookup_elem(&service_slots, &sk);
-	if (!slot)
-		return SCHEDULED_NOT;
-	if (f->protocol == IPPROTO_TCP && !(f->tcp_flags & TCP_SYN))
-		return SCHEDULED_NO_CONN;
-	__u32 service = *slot;
-	struct service *v = bpf_map_lookup_elem(&services, &service);
-	struct segment *s = bpf_map_lookup_elem(&conns, &segment);
-	struct guard *g = bpf_map_lookup_elem(&guards, &segment);
-	if (!v || !s || !g)
-		return SCHEDULED_NOT;
-	if (v->scheduler > SCHEDULER_WLC || v->persistent || v->one_packet)
-		return SCHEDULED_NOT_YET;
-	__u32 server = pick_server(service, v->scheduler);
-	struct server *d = bpf_map_lookup_elem(&servers, &server);
-	if (!server || !d)
-		return SCHEDULED_NO_SERVER;
-	if (d->forward != FORWARD_MASQ)
-		return SCHEDULED_NOT_YET;
-	__u32 life = life_begin(f, d->forward);
-	struct conn_data data = { .life = life,
-				  .server = server,
-				  .expires = now() + timeout_of(f->protocol, life & LIFE_STATE),
-				  .home = line };
-	int i = conn_insert(s, g, k, &data);
-	if (i == INSERT_FULL)
-		return SCHEDULED_FULL;
-	if (i < 0)
-		return SCHEDULED_BUSY;
-	if (!(i & INSERT_EXISTS))
-		load_begin(server, life & LIFE_ACTIVE);
-	return i & (SEGMENT_LINES - 1);
+	return (f->tcp_flags & (TCP_SYN | TCP_RST)) == TCP_SYN;
 }
 
 /* Ends an entry that is past its time, or that a new connection of the same client port replaces. */
@@ -94,11 +64,70 @@ __noinline int conn_retire(struct segment *s, __u32 segment, __u32 line)
 	return conn_end(s, g, e, &seen);
 }
 
+/* A new connection from a client's port to a server's ends an older one between the two, to another address or port of ours:
+ * no answer could be told from the other's. */
+__noinline int conn_give_way(struct segment *s, struct conn_key *k, __u32 segment, __u32 line, __u32 server)
+{
+	struct server *d = bpf_map_lookup_elem(&servers, &server);
+
+	if (!s || !k || !d)
+		return 0;
+	struct conn_key answer = { .word = (k->word & ~0xffff0000ULL) | (__u64)d->port << 16,
+				   .client = { k->client[0], k->client[1] },
+				   .virtual = { d->addr[0], d->addr[1] } };
+	struct conn *e = conn_find_answer(s, &answer, line);
+	return e ? conn_retire(s, segment, ((__u64)e - (__u64)s) / sizeof(*e)) : 0;
+}
+
+/* Makes a connection of a packet for a service: the entry's line in its segment, or a negative of the above. */
+__noinline int schedule(struct flow *f, struct conn_key *k, __u32 segment, __u32 line)
+{
+	if (!f || !k)
+		return SCHEDULED_NOT;
+	struct service_key sk = {
+		.addr = { f->dst[0], f->dst[1] }, .port = f->dst_port, .protocol = f->protocol, .family = f->family
+	};
+	__u32 *slot = bpf_map_lookup_elem(&service_slots, &sk);
+	if (!slot)
+		return SCHEDULED_NOT;
+	if (f->protocol == IPPROTO_TCP && !begins(f))
+		return SCHEDULED_NO_CONN;
+	__u32 service = *slot;
+	struct service *v = bpf_map_lookup_elem(&services, &service);
+	struct segment *s = bpf_map_lookup_elem(&conns, &segment);
+	struct guard *g = bpf_map_lookup_elem(&guards, &segment);
+	if (!v || !s || !g)
+		return SCHEDULED_NOT;
+	if (v->scheduler > SCHEDULER_WLC || v->persistent || v->one_packet)
+		return SCHEDULED_NOT_YET;
+	__u32 server = pick_server(service);
+	struct server *d = bpf_map_lookup_elem(&servers, &server);
+	if (!server || !d)
+		return SCHEDULED_NO_SERVER;
+	if (d->forward != FORWARD_MASQ)
+		return SCHEDULED_NOT_YET;
+	__u32 life = life_begin(f, d->forward);
+	struct conn_data data = { .life = life,
+				  .server = server,
+				  .expires = now() + timeout_of(f->protocol, life & LIFE_STATE),
+				  .home = line };
+	if (d->forward == FORWARD_MASQ)
+		conn_give_way(s, k, segment, line, server);
+	int i = conn_insert(s, g, k, &data);
+	if (i == INSERT_FULL)
+		return SCHEDULED_FULL;
+	if (i < 0)
+		return SCHEDULED_BUSY;
+	if (!(i & INSERT_EXISTS))
+		load_begin(server, life & LIFE_ACTIVE);
+	return i & (SEGMENT_LINES - 1);
+}
+
 static __always_inline bool conn_replaced_by(struct conn *e, struct flow *f)
 {
 	__u32 state = READ_ONCE(e->life) & LIFE_STATE;
 
-	return f->protocol == IPPROTO_TCP && f->tcp_flags & TCP_SYN && (state == TCP_TIME_WAIT || state == TCP_CLOSE);
+	return f->protocol == IPPROTO_TCP && begins(f) && (state == TCP_TIME_WAIT || state == TCP_CLOSE);
 }
 
 static __always_inline __u32 line_of(struct segment *s, struct conn *e)
@@ -113,11 +142,11 @@ static __always_inline void decide_conn(struct decision *d, struct flow *f, stru
 	struct server *server = bpf_map_lookup_elem(&servers, &slot);
 
 	d->conn = e;
-	d->server = slot;
 	d->direction = dir;
 	d->forward = READ_ONCE(e->life) >> LIFE_FORWARD_SHIFT;
 	if (!server)
 		return;
+	d->server = server->use == SLOT_LIVE ? slot : 0;
 	d->outcome = OUTCOME_DROP;
 	if (dir == DIRECTION_OUTPUT) {
 		d->addr[0] = e->virtual[0];
@@ -125,7 +154,7 @@ static __always_inline void decide_conn(struct decision *d, struct flow *f, stru
 		d->port = e->virtual_port;
 	} else {
 		d->reason = REASON_REMOVED;
-		if (server->use != SLOT_LIVE)
+		if (!d->server)
 			return;
 		d->addr[0] = server->addr[0];
 		d->addr[1] = server->addr[1];

@@ -57,13 +57,16 @@ static __always_inline __u32 life_next(__u32 life, struct flow *f, enum directio
 	return (life & ~(LIFE_STATE | LIFE_ACTIVE)) | state | ((tcp_active >> state) & 1 ? LIFE_ACTIVE : 0);
 }
 
-/* A packet was seen. Both directions may come at once on two CPUs: each change is exactly one CPU's. */
+/* A packet was seen. Both directions may come at once on two CPUs, and the end as well: each change is exactly one
+ * CPU's, and none comes after the end, whose time expires then tells. */
 static __always_inline void conn_touch(struct conn *e, struct flow *f, enum direction dir)
 {
-	__u32 life = READ_ONCE(e->life), next = life;
+	__u32 seen = READ_ONCE(e->expires), life = READ_ONCE(e->life), next = life;
 
 #pragma unroll
 	for (int n = 0; n < 4; n++) {
+		if (life & LIFE_ENDED)
+			return;
 		next = life_next(life, f, dir);
 		if (next == life)
 			break;
@@ -76,8 +79,15 @@ static __always_inline void conn_touch(struct conn *e, struct flow *f, enum dire
 		next = life = was;
 	}
 	__u32 expires = now() + timeout_of(f->protocol, next & LIFE_STATE);
-	if (READ_ONCE(e->expires) != expires)
-		WRITE_ONCE(e->expires, expires);
+#pragma clang loop unroll(disable)
+	for (int n = 0; n < 4; n++) {
+		if (seen == expires)
+			return;
+		__u32 was = __sync_val_compare_and_swap(&e->expires, seen, expires);
+		if (was == seen || READ_ONCE(e->life) & LIFE_ENDED)
+			return;
+		seen = was;
+	}
 }
 
 /* Ends an entry as it was seen: it is no longer found, and no longer its server's load. */
@@ -85,8 +95,9 @@ static __always_inline bool conn_end(struct segment *s, struct guard *g, struct 
 {
 	__u32 server = READ_ONCE(e->server);
 
-	if (!conn_unlink(s, g, seen))
+	__u32 life = conn_unlink(s, g, seen);
+	if (!life)
 		return false;
-	load_end(server, READ_ONCE(e->life) & LIFE_ACTIVE);
+	load_end(server, life & LIFE_ACTIVE);
 	return true;
 }

@@ -34,18 +34,18 @@ enum scheduler {
 /* Why a packet that belongs to a service or to a connection of ours was not forwarded. */
 enum reason {
 	REASON_NONE,
-	REASON_NO_SERVER,	/* no usable server: refused with ICMP port unreachable */
+	REASON_NO_SERVER, /* no usable server: refused with ICMP port unreachable */
 	REASON_NO_SERVER_QUIET, /* the same beyond the limit of ICMP messages: dropped */
-	REASON_TABLE_FULL,	/* no room for a new connection: dropped */
-	REASON_TABLE_BUSY,	/* lost too many races for a place in the table: dropped */
-	REASON_REMOVED,		/* the connection's server was removed: dropped */
-	REASON_TTL,		/* TTL or hop limit used up: answered with ICMP time exceeded, or dropped */
-	REASON_TOO_BIG,		/* larger than the way on: answered with ICMP, or left to the kernel */
-	REASON_NO_ROUTE,	/* no route to the server or the client: left to the kernel */
-	REASON_NO_CONN,		/* for a service, but no connection and no SYN: left to the kernel */
-	REASON_FRAGMENT,	/* a fragment for an address of ours: left to the kernel */
-	REASON_MALFORMED,	/* lengths that cannot be, for an address of ours: left to the kernel */
-	REASON_UNSUPPORTED,	/* the service or server asks for what is not built yet: left to the kernel */
+	REASON_TABLE_FULL, /* no room for a new connection: dropped */
+	REASON_TABLE_BUSY, /* lost too many races for a place in the table: dropped */
+	REASON_REMOVED, /* the connection's server was removed: dropped */
+	REASON_TTL, /* TTL or hop limit used up: answered with ICMP time exceeded, or dropped */
+	REASON_TOO_BIG, /* larger than the way on: answered with ICMP, or left to the kernel */
+	REASON_NO_ROUTE, /* no route to the server or the client: left to the kernel */
+	REASON_NO_CONN, /* for a service, but no connection and no SYN: left to the kernel */
+	REASON_FRAGMENT, /* a fragment for an address of ours: left to the kernel */
+	REASON_MALFORMED, /* lengths that cannot be, for an address of ours: left to the kernel */
+	REASON_UNSUPPORTED, /* the service or server asks for what is not built yet: left to the kernel */
 	REASONS,
 };
 
@@ -78,8 +78,8 @@ struct service {
 	__u32 netmask;
 	__u32 engine; /* persistence engine: 0 none, 1 sip */
 	__u32 one_packet;
-	__u32 first;	      /* the newest server's slot; 0 is none */
-	__u64 added;	      /* the order of listing */
+	__u32 first; /* the newest server's slot; 0 is none */
+	__u64 added; /* the order of listing */
 	struct counts carried; /* what the sum over its servers' counters lacks */
 };
 
@@ -87,12 +87,12 @@ struct server {
 	__u64 addr[2];
 	__u16 port;
 	__u8 forward; /* enum forward */
-	__u8 use;     /* enum slot_use */
+	__u8 use; /* enum slot_use */
 	__u32 service; /* slot */
 	__u32 upper;
 	__u32 lower;
 	__s32 weight;
-	__u32 next;    /* the next older server's slot of the same service; 0 is none */
+	__u32 next; /* the next older server's slot of the same service; 0 is none */
 	__u32 removed; /* seconds of the boot clock */
 	__u8 tunnel_type;
 	__u8 tunnel_checksum;
@@ -114,8 +114,8 @@ struct load {
 struct seat {
 	__u32 server; /* head: how many seats follow */
 	__s32 weight; /* head: the highest current weight of wrr */
-	__s32 step;   /* head: the step of wrr's current weight */
-	__u32 spare;
+	__s32 step; /* head: the step of wrr's current weight */
+	__u32 scheduler; /* head: enum scheduler, for it changes with what the head keeps for it */
 	__u64 cursor; /* head: last seat taken, and above it 32 bits of wrr's current weight */
 };
 
@@ -128,18 +128,18 @@ struct counter {
 /* One entry of the connection table, in a cache line of its own. A line has two roles: as the *home* of some keys
  * it tells where their entries lie; as a *slot* it holds one entry, of its own home or of another near it. */
 struct conn {
-	__u64 hop;	/* home: lines of this page that hold an entry of this home */
-	__u32 own;	/* slot: live, dead, home line, page distance, generation (conn.h) */
-	__u32 life;	/* slot: state and flags, changed by cmpxchg only */
+	__u64 hop; /* home: lines of this page that hold an entry of this home */
+	__u32 own; /* slot: live, dead, home line, page distance, generation (conn.h) */
+	__u32 life; /* slot: state and flags, changed by cmpxchg only */
 	__u16 client_port;
 	__u16 virtual_port;
 	__u8 protocol;
-	__u8 kind;	/* enum conn_kind */
-	__u8 overflow;	/* home: page distances 1 to 3 at which entries of this home lie */
+	__u8 kind; /* enum conn_kind */
+	__u8 overflow; /* home: page distances 1 to 3 at which entries of this home lie */
 	__u8 spare;
 	__u64 client[2];
 	__u64 virtual[2];
-	__u32 server;  /* slot in servers */
+	__u32 server; /* slot in servers */
 	__u32 expires; /* jiffies */
 };
 
@@ -148,8 +148,9 @@ enum conn_kind { CONN_PLAIN, CONN_TEMPLATE };
 /* conn.life: the state in the low byte, then flags, then the forwarding method. */
 enum conn_life {
 	LIFE_STATE = 0xff,
-	LIFE_ACTIVE = 0x100,	/* counted in load.active, else in load.inactive */
+	LIFE_ACTIVE = 0x100, /* counted in load.active, else in load.inactive */
 	LIFE_NO_OUTPUT = 0x200, /* no packet of the server has been seen */
+	LIFE_ENDED = 0x400, /* unlinked: whoever still holds the entry changes nothing */
 	LIFE_FORWARD_SHIFT = 16,
 };
 
@@ -178,8 +179,8 @@ struct segment {
 /* What guards a segment; a spin lock cannot lie in memory that Go maps. */
 struct guard {
 	struct bpf_spin_lock lock;
-	__u32 version;	     /* of insertions */
-	__u64 taken[PAGES];  /* lines that are not free */
+	__u32 version; /* of insertions */
+	__u64 taken[PAGES]; /* lines that are not free */
 	__u64 spare[3];
 };
 
@@ -190,11 +191,12 @@ struct route {
 	__u8 src_mac[6];
 	__u32 ifindex;
 	__u32 checked; /* when the routes were last asked */
-	__u32 probed;  /* when the neighbour was last left to the kernel to verify */
-	__u32 mtu;
+	__u32 probed; /* when the neighbour was last left to the kernel to verify */
+	__u32 mtu; /* 0 if it is not known */
 	__u32 how; /* enum route_how */
 	__u32 xdp; /* enum route_xdp */
-	__u32 spare[3];
+	__u32 probe; /* XDP has passed a packet to tc, for the kernel to send */
+	__u32 spare[2];
 };
 
 enum route_how { ROUTE_NONE, ROUTE_LINK, ROUTE_LOCAL };
@@ -208,7 +210,7 @@ enum attachment { ATTACH_AUTO, ATTACH_NONE, ATTACH_TCX, ATTACH_CLSACT, ATTACH_XD
 struct device {
 	enum attachment tc;
 	enum attachment xdp;
-	__u32 xdp_tx;	   /* XDP_TX works there; else a redirect to itself */
+	__u32 xdp_tx; /* XDP_TX works there; else a redirect to itself */
 	__u32 made_clsact; /* the qdisc is ours */
 };
 
@@ -216,10 +218,10 @@ struct device {
 struct setting {
 	__u32 tcp_timeout[16]; /* jiffies, by state */
 	__u32 udp_timeout;
-	__u32 icmp_burst;  /* ICMP messages at once, for each CPU */
-	__u32 icmp_every;  /* jiffies for one more */
+	__u32 icmp_burst; /* ICMP messages at once, for each CPU */
+	__u32 icmp_every; /* jiffies for one more */
 	__u32 sweep_every; /* nanoseconds between two slices of the sweep */
 	__u32 sweep_slice; /* segments a slice */
-	__u32 now;	   /* jiffies, in tests only */
+	__u32 now; /* jiffies, in tests only */
 	__u32 lo_forwarding; /* bits: forwarding was on for lo before us, for IPv4 and IPv6 */
 };

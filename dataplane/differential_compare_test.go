@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"pgregory.net/rapid"
+
+	"lvs"
+	"lvs/oracle"
+)
+
+// The verdicts of the hooks (linux/pkt_cls.h, linux/bpf.h).
+const (
+	tcUnspec, tcShot, tcRedirected           = ^uint32(0), 2, 7
+	xdpDropped, xdpPassed, xdpSent, xdpForth = 1, 2, 3, 4
+)
+
+// mustRun hands a frame to a program as if it came in by a side.
+func (s *stage) mustRun(t rapid.TB, p *ebpf.Program, side int, frame []byte) (uint32, []byte) {
+	t.Helper()
+	o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+512)}
+	ifindex := uint32(s.sides[side].index)
+	if p == s.xdp {
+		o.Context = [6]uint32{1: uint32(len(frame)), 3: ifindex} // struct xdp_md: data_end, ingress_ifindex
+	} else {
+		o.Context = [48]uint32{10: ifindex} // struct __sk_buff: ifindex
+	}
+	verdict, err := p.Run(o)
+	mustDo(t, "run", err)
+	return verdict, o.DataOut
+}
+
+// mustHandle lets a frame go its way through XDP, if that is attached, and tc.
+func (s *stage) mustHandle(t rapid.TB, side int, frame []byte) oracle.Result {
+	t.Helper()
+	if s.withXDP {
+		verdict, out := s.mustRun(t, s.xdp, side, frame)
+		switch verdict {
+		case xdpDropped:
+			return oracle.Result{Verdict: oracle.Drop}
+		case xdpSent:
+			s.fast++
+			return oracle.Result{Verdict: oracle.Forward, Packet: oracle.Packet{Interface: side, Frame: out}}
+		case xdpForth:
+			s.fast++
+			return oracle.Result{Verdict: oracle.Forward, Packet: oracle.Packet{Frame: out}}
+		case xdpPassed:
+			if !bytes.Equal(out, frame) {
+				t.Fatalf("XDP has changed what it leaves to tc:\n%s", hex.Dump(out))
+			}
+		default:
+			t.Fatalf("XDP answers %d", verdict)
+		}
+	}
+	verdict, out := s.mustRun(t, s.tc, side, frame)
+	switch verdict {
+	case tcShot:
+		return oracle.Result{Verdict: oracle.Drop}
+	case tcRedirected:
+		return oracle.Result{Verdict: oracle.Forward, Packet: oracle.Packet{Frame: out}}
+	case tcUnspec:
+		return oracle.Result{Verdict: oracle.Pass, Packet: oracle.Packet{Frame: out}}
+	}
+	t.Fatalf("tc answers %d", verdict)
+	return oracle.Result{}
+}
+
+// checkPacket lets a frame pass both, and compares what becomes of it.
+func (s *stage) checkPacket(t rapid.TB, side int, frame []byte, foreign bool) {
+	t.Helper()
+	var want oracle.Result
+	s.asked = netip.Addr{}
+	if !foreign { // the oracle knows nothing of MAC addresses
+		want = s.judge.Packet(oracle.Packet{Interface: side, Frame: frame})
+	}
+	if want.Frame == nil && want.Verdict == oracle.Pass {
+		want.Frame = frame
+	}
+	got := s.mustHandle(t, side, frame)
+	verdict := want.Verdict
+	if verdict == oracle.Answer {
+		verdict = oracle.Forward // to where it came from
+	}
+	if got.Verdict != verdict || got.Interface != 0 && got.Interface != want.Interface {
+		t.Fatalf("%v %q by the oracle, the program: %v to %d of\n%s", want.Verdict, want.Reason, got.Verdict, got.Interface, hex.Dump(frame))
+	}
+	byKernel := s.byKernel()
+	if byKernel && want.Verdict == oracle.Forward { // which writes them later
+		copy(want.Frame, frame[:12])
+	}
+	if !bytes.Equal(got.Frame, want.Frame) {
+		t.Fatalf("%v %q (by the kernel: %v)\n%swant\n%sof\n%s", want.Verdict, want.Reason, byKernel, hex.Dump(got.Frame), hex.Dump(want.Frame), hex.Dump(frame))
+	}
+	s.checkReasons(t, want.Reason, frame)
+}
+
+// way is what the program remembers of an address: when it asked the kernel for the way, and when it last had the kernel
+// send a packet there itself, for the sake of the neighbour.
+type way struct {
+	to              netip.Addr
+	checked, probed uint32
+}
+
+// byKernel says whether the kernel is to send the packet whose way the oracle asked for, if any: the first one to an
+// address is, and one every half minute.
+func (s *stage) byKernel() bool {
+	if !s.asked.IsValid() {
+		return false
+	}
+	line := s.routeLine(s.asked)
+	w := s.ways[line]
+	same := w.to == s.asked
+	if same && s.now-w.checked < s.in.hz {
+		return false
+	}
+	if _, ok := s.route(s.asked); !ok {
+		delete(s.ways, line)
+		return false
+	}
+	ask := !same || s.now-w.probed >= 30*s.in.hz
+	if ask {
+		w.probed = s.now
+	}
+	s.ways[line] = way{s.asked, s.now, w.probed}
+	return ask
+}
+
+func (s *stage) mustReasons(t rapid.TB) (counted [bpfReasonREASONS]uint64) {
+	t.Helper()
+	m, err := s.in.m(bpfMapReasons)
+	mustDo(t, "reasons", err)
+	for r := range counted {
+		var n []uint64
+		mustDo(t, "reasons", m.Lookup(uint32(r), &n))
+		for _, v := range n {
+			counted[r] += v
+		}
+	}
+	return counted
+}
+
+// checkReasons compares what was counted for one packet. An address that had a service may still count as one of ours.
+func (s *stage) checkReasons(t rapid.TB, want oracle.Reason, frame []byte) {
+	t.Helper()
+	was := s.reasons
+	s.reasons = s.mustReasons(t)
+	for r, n := range s.reasons {
+		name := oracle.Reason(s.names[bpfReason(r)])
+		if once := n - was[r]; once != 0 != (name == want) || once > 1 {
+			if want == "" && (name == oracle.Fragment || name == oracle.Malformed) {
+				continue
+			}
+			t.Fatalf("reason %q counts %d, want %q for\n%s", name, once, want, hex.Dump(frame))
+		}
+	}
+}
+
+// checkState compares tables and connections.
+func (s *stage) checkState(t rapid.TB) {
+	t.Helper()
+	got, err := s.in.table()
+	mustDo(t, "table", err)
+	want, err := s.judge.Table()
+	mustDo(t, "table", err)
+	if got.Timeouts.OrDefault() != want.Timeouts.OrDefault() {
+		t.Fatalf("time-outs %+v, want %+v", got.Timeouts, want.Timeouts)
+	}
+	if g, w := listed(got), listed(want); g != w {
+		t.Fatalf("the table is\n%swant\n%s", g, w)
+	}
+	var conns []string
+	s.in.conns(s.now, func(c lvs.Conn, err error) bool {
+		mustDo(t, "connections", err)
+		conns = append(conns, fmt.Sprintf("%+v", c))
+		return true
+	})
+	var wantConns []string
+	for c := range s.judge.Conns() {
+		wantConns = append(wantConns, fmt.Sprintf("%+v", c))
+	}
+	slices.Sort(conns)
+	slices.Sort(wantConns)
+	if !slices.Equal(conns, wantConns) {
+		t.Fatalf("connections\n%s\nwant\n%s", strings.Join(conns, "\n"), strings.Join(wantConns, "\n"))
+	}
+}
+
+func listed(t *lvs.Table) string {
+	var b strings.Builder
+	for _, s := range t.Services() {
+		fmt.Fprintf(&b, "%v %+v %+v\n", s.ServiceID, s.ServiceConfig, s.Stats)
+		for _, d := range s.Servers {
+			fmt.Fprintf(&b, "  %v %+v %+v %+v\n", d.ServerID, d.ServerConfig, d.Load, d.Stats)
+		}
+	}
+	return b.String()
+}
+
+// checkNothingLeft looks into the maps after everything was removed and its time is over.
+func (s *stage) checkNothingLeft(t rapid.TB) {
+	t.Helper()
+	lines, err := s.in.lines()
+	mustDo(t, "lines", err)
+	for i := range lines {
+		if e := &lines[i]; e.Hop != 0 || e.Overflow != 0 || e.Own&3 != 0 {
+			t.Fatalf("line %d of the connection table: %+v", i, e)
+		}
+	}
+	m, err := s.in.m(bpfMapGuards)
+	mustDo(t, "guards", err)
+	var g bpfGuard
+	mustDo(t, "guard", m.Lookup(uint32(0), &g))
+	if g.Taken != [4]uint64{} {
+		t.Fatalf("lines are taken: %x", g.Taken)
+	}
+	for i := range s.in.services {
+		if v := &s.in.services[i]; v.Use != bpfSlotUseSLOT_FREE {
+			t.Fatalf("service in slot %d: %+v", i, v)
+		}
+	}
+	for i := range s.in.servers {
+		if d := &s.in.servers[i]; bpfSlotUse(d.Use) != bpfSlotUseSLOT_FREE || s.in.loads[i] != (bpfLoad{}) {
+			t.Fatalf("server in slot %d: %+v, load %+v", i, d, s.in.loads[i])
+		}
+	}
+	ours, err := mapped[bpfAddressBits](s.in, bpfMapOurs)
+	mustDo(t, "addresses", err)
+	if !reflect.ValueOf(ours[0]).IsZero() {
+		t.Fatal("addresses are still ours")
+	}
+	if left, _ := filepath.Glob(filepath.Join(s.place.Path, journalPin)); left != nil {
+		t.Fatal("a journal is left")
+	}
+}

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"net/netip"
+
+	"pgregory.net/rapid"
+
+	"lvs"
+)
+
+// What the segments of clients and servers say, by what is likely.
+const (
+	fin = 1 << iota
+	syn
+	rst
+	psh
+	ack
+)
+
+var (
+	flagsOfClients = []byte{syn, syn, syn, ack, ack | psh, fin | ack, rst, rst | ack, syn | ack, syn | rst, syn | fin, psh, 0, 0xff}
+	flagsOfServers = []byte{syn | ack, syn | ack, ack, ack | psh, fin | ack, rst, rst | ack, syn, fin, 0}
+)
+
+// drawTable adds a few services.
+func drawTable(t *rapid.T) func(*lvs.Table) error {
+	var some []func(*lvs.Table) error
+	for range rapid.IntRange(1, 6).Draw(t, "services") {
+		some = append(some, drawGrowth(t))
+	}
+	return func(t *lvs.Table) error {
+		for _, add := range some {
+			if err := add(t); err != nil && err != lvs.ErrServiceExists {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// drawGrowth adds a service with servers.
+func drawGrowth(t *rapid.T) func(*lvs.Table) error {
+	n := rapid.SampledFrom([]int{0, 1, 2, 3, 4, 0, 1, 2, 3, 4, oddService}).Draw(t, "service")
+	id, config := stageServices[n], drawService(t, n)
+	type one struct {
+		id     lvs.ServerID
+		config lvs.ServerConfig
+	}
+	var some []one
+	for range rapid.SampledFrom([]int{2, 3, 4, 1, 0}).Draw(t, "servers") {
+		some = append(some, one{drawServerID(t, n), drawServer(t, n)})
+	}
+	return func(table *lvs.Table) error {
+		if err := table.AddService(id, config); err != nil {
+			return err
+		}
+		for _, s := range some {
+			if err := table.AddServer(id, s.id, s.config); err != nil && err != lvs.ErrServerExists {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// drawEdit is any one command of an operator, or two at once. Some make no sense.
+func (s *stage) drawEdit(t *rapid.T) func(*lvs.Table) error {
+	n := s.drawPresent(t)
+	id := stageServices[n]
+	drawServerID := s.drawMember
+	switch rapid.SampledFrom([]string{"add", "remove", "edit", "edit service", "add both", "remove service", "zero", "zero all", "time-outs", "again"}).Draw(t, "edit") {
+	case "add":
+		server, config := drawServerID(t, n), drawServer(t, n)
+		return func(t *lvs.Table) error { return t.AddServer(id, server, config) }
+	case "remove":
+		server := drawServerID(t, n)
+		return func(t *lvs.Table) error { return t.DeleteServer(id, server) }
+	case "edit":
+		server, config := drawServerID(t, n), drawServer(t, n)
+		return func(t *lvs.Table) error { return t.EditServer(id, server, config) }
+	case "edit service":
+		config := drawService(t, n)
+		return func(t *lvs.Table) error { return t.EditService(id, config) }
+	case "remove service":
+		return func(t *lvs.Table) error { return t.DeleteService(id) }
+	case "zero":
+		return func(t *lvs.Table) error { return t.Zero(&id) }
+	case "zero all":
+		return func(t *lvs.Table) error { return t.Zero(nil) }
+	case "time-outs":
+		to := lvs.Timeouts{
+			TCP: rapid.Uint32Range(0, 900).Draw(t, "tcp"), TCPFin: rapid.Uint32Range(0, 200).Draw(t, "fin"), UDP: rapid.Uint32Range(0, 300).Draw(t, "udp"),
+		}
+		return func(t *lvs.Table) error { t.SetTimeouts(to); return nil }
+	case "again":
+		server, config := drawServerID(t, n), drawServer(t, n)
+		return func(t *lvs.Table) error {
+			if err := t.DeleteServer(id, server); err != nil {
+				return err
+			}
+			return t.AddServer(id, server, config)
+		}
+	}
+	return drawGrowth(t)
+}
+
+func drawService(t *rapid.T, n int) lvs.ServiceConfig {
+	c := lvs.ServiceConfig{Scheduler: rapid.SampledFrom([]string{"rr", "wrr", "lc", "wlc"}).Draw(t, "scheduler"), Netmask: 0xffffffff}
+	if stageServices[n].Family == lvs.IPv6 {
+		c.Netmask = 128
+	}
+	switch rapid.IntRange(0, 29).Draw(t, "kind") {
+	case 29:
+		c.Scheduler = rapid.SampledFrom([]string{"sed", "sh", "mh"}).Draw(t, "scheduler")
+	case 28:
+		c.Persistent = 300
+	case 27:
+		c.OnePacket = true
+	}
+	return c
+}
+
+func drawServerID(t *rapid.T, n int) lvs.ServerID {
+	all := castOf(servers, stageServices[n].Family)
+	return lvs.ServerID{
+		Addr: rapid.SampledFrom(append(all, all[:4]...)).Draw(t, "server"), // the last one, without a way, comes less often
+		Port: rapid.SampledFrom([]uint16{80, 80, 8080}).Draw(t, "port"),
+	}
+}
+
+func drawServer(t *rapid.T, n int) lvs.ServerConfig {
+	c := lvs.ServerConfig{
+		Forward: lvs.Masq,
+		Weight:  rapid.SampledFrom([]int32{1, 1, 2, 3, 4, 6, 0, 65535}).Draw(t, "weight"),
+		Upper:   rapid.SampledFrom([]uint32{0, 0, 0, 1, 2, 4, 10}).Draw(t, "upper"),
+	}
+	if c.Upper > 0 {
+		c.Lower = rapid.Uint32Range(0, c.Upper).Draw(t, "lower")
+	}
+	if n == oddService {
+		c.Forward = lvs.Route
+	}
+	return c
+}
+
+// drawPresent is the number of a service, most often of one that there is.
+func (s *stage) drawPresent(t *rapid.T) int {
+	var there []int
+	table, _ := s.judge.Table()
+	for n, id := range stageServices {
+		if table.Service(id) != nil {
+			there = append(there, n)
+		}
+	}
+	if len(there) == 0 || rapid.IntRange(0, 9).Draw(t, "any service") == 9 {
+		return rapid.IntRange(0, len(stageServices)-1).Draw(t, "service")
+	}
+	return rapid.SampledFrom(there).Draw(t, "service")
+}
+
+// drawMember is a server, often of those that a service has.
+func (s *stage) drawMember(t *rapid.T, n int) lvs.ServerID {
+	table, _ := s.judge.Table()
+	v := table.Service(stageServices[n])
+	if v == nil || len(v.Servers) == 0 || rapid.Bool().Draw(t, "any server") {
+		return drawServerID(t, n)
+	}
+	return v.Servers[rapid.IntRange(0, len(v.Servers)-1).Draw(t, "server")].ServerID
+}
+
+// drawPacket is a packet of a client, or now and then one of a server that nobody has asked.
+func (s *stage) drawPacket(t *rapid.T) wire {
+	n := s.drawPresent(t)
+	id := stageServices[n]
+	from := netip.AddrPortFrom(rapid.SampledFrom(castOf(clients, id.Family)).Draw(t, "client"), rapid.Uint16Range(20_000, 20_002).Draw(t, "port"))
+	to := virtualOf(n)
+	if rapid.IntRange(0, 9).Draw(t, "way") == 9 {
+		server := s.drawMember(t, n)
+		from, to = netip.AddrPortFrom(server.Addr, server.Port), from
+	}
+	if rapid.IntRange(0, 19).Draw(t, "other port") == 19 {
+		to = netip.AddrPortFrom(to.Addr(), 81)
+	}
+	w := drawBody(t, id.Protocol, from, to)
+	w.flags = rapid.SampledFrom(flagsOfClients).Draw(t, "flags")
+	return w
+}
+
+// drawBody is a packet in most of what does not tell where it belongs to.
+func drawBody(t *rapid.T, p lvs.Protocol, from, to netip.AddrPort) wire {
+	w := wire{protocol: p, from: from, to: to, ttl: 64, payload: rapid.IntRange(0, 20).Draw(t, "payload"), fragment: 0x4000}
+	if rapid.IntRange(0, 2).Draw(t, "special") != 2 {
+		return w
+	}
+	switch rapid.SampledFrom([]string{"ttl", "ttl", "long", "long", "long", "long", "options", "checksum", "checksum", "cut", "fragment", "damage", "foreign", "tagged", "protocol", "damages"}).Draw(t, "what") {
+	case "ttl":
+		w.ttl = rapid.SampledFrom([]byte{0, 1, 2, 255}).Draw(t, "ttl")
+	case "long":
+		w.payload = rapid.SampledFrom([]int{463, 464, 471, 472, 473, 484, 560, 561, 572, 573, 1220, 1221, 1232, 1233, 1400}).Draw(t, "payload")
+		w.fragment = rapid.SampledFrom([]uint16{0, 0x4000}).Draw(t, "fragment")
+	case "options":
+		w.options = rapid.IntRange(1, 10).Draw(t, "options")
+		w.extensions = rapid.SliceOfN(rapid.SampledFrom([]byte{0, 43, 60, 0, 60, 44, 59, 51}), 1, 8).Draw(t, "extensions")
+	case "checksum":
+		w.checksum = rapid.SampledFrom([]wireChecksum{checksumNone, checksumWrong}).Draw(t, "checksum")
+	case "cut":
+		w.cut = rapid.IntRange(-40, 100).Draw(t, "cut")
+	case "fragment":
+		w.fragment = rapid.SampledFrom([]uint16{0x2000, 0x2001, 1, 0x1fff, 0x8000, 0}).Draw(t, "fragment")
+		w.extensions = rapid.SampledFrom([][]byte{{44}, {0, 44}, {44, 60}}).Draw(t, "extensions")
+	case "foreign":
+		w.foreign = true
+	case "tagged":
+		w.tagged = true
+	case "protocol":
+		w.protocol = rapid.SampledFrom([]lvs.Protocol{lvs.TCP, lvs.UDP, 1, 58, lvs.SCTP, 50}).Draw(t, "protocol")
+	case "damages":
+		w.damages = []wireDamage{drawDamage(t, from.Addr()), drawDamage(t, from.Addr())}
+	default:
+		w.damages = []wireDamage{drawDamage(t, from.Addr())}
+	}
+	return w
+}
+
+// drawDamage spares the source address and the ports: who comes is not to be a stranger to the cast.
+func drawDamage(t *rapid.T, from netip.Addr) wireDamage {
+	at := []int{12, 13, 14, 15, 16, 17, 18, 20, 21, 22, 23, 24, 25, 30, 33, 38, 39, 46, 47, 48, 50, 51}
+	if from.Is6() {
+		at = []int{12, 13, 14, 15, 18, 19, 20, 21, 38, 53, 58, 59, 66, 67, 68, 70, 71}
+	}
+	return wireDamage{rapid.SampledFrom(at).Draw(t, "at"), rapid.Byte().Draw(t, "is")}
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"lvs"
+)
+
+// TestDifferential tells random stories of an operator, of clients and of servers to the eBPF program and to the oracle, which
+// have to agree after each step. With XDP, a frame that this leaves goes on to tc, as on the way through the kernel.
+func TestDifferential(t *testing.T) {
+	for name, withXDP := range map[string]bool{"tc": false, "xdp": true} {
+		t.Run(name, func(t *testing.T) {
+			s := mustStage(t, withXDP)
+			rapid.Check(t, s.tell)
+			if withXDP && s.fast == 0 {
+				t.Error("XDP has sent nothing by itself")
+			}
+		})
+	}
+}
+
+func (s *stage) tell(t *rapid.T) {
+	s.mustBegin(t, rapid.SampledFrom([]uint32{1 << 20, 1<<31 - 20_000, 1<<32 - 20_000}).Draw(t, "clock"))
+	s.change(t, drawTable(t))
+	t.Repeat(map[string]func(*rapid.T){
+		"edit":    func(t *rapid.T) { s.change(t, s.drawEdit(t)) },
+		"packet":  func(t *rapid.T) { s.send(t, s.drawPacket(t)) },
+		"request": s.request,
+		"answer":  s.answer,
+		"crowd":   s.crowd,
+		"time":    s.time,
+		"":        func(t *rapid.T) { s.checkState(t) },
+	})
+	s.mustEnd(t)
+}
+
+// change puts a change to both, which both make or both refuse alike.
+func (s *stage) change(t *rapid.T, change func(*lvs.Table) error) {
+	got, want := s.Update(change), s.judge.Update(change)
+	if !errors.Is(got, want) || (want == nil) != (got == nil) {
+		t.Fatalf("a change answers %v, want %v", got, want)
+	}
+}
+
+// send lets a packet come in on the side where its sender is.
+func (s *stage) send(t *rapid.T, w wire) {
+	t.Logf("%+v", w)
+	side := clientSide
+	if hop, ok := s.route(w.from.Addr()); ok {
+		side = hop.Interface
+	}
+	s.checkPacket(t, side, w.frame(s.sides[side].mac, s.sides[side].far), w.foreign)
+}
+
+// answer lets a server of a connection speak.
+func (s *stage) answer(t *rapid.T) {
+	c := s.drawConn(t)
+	if c == nil {
+		t.Skip("nobody to answer")
+	}
+	w := drawBody(t, c.Protocol, c.Server, c.Client)
+	w.flags = rapid.SampledFrom(flagsOfServers).Draw(t, "flags")
+	s.send(t, w)
+}
+
+// request lets the client of a connection go on.
+func (s *stage) request(t *rapid.T) {
+	c := s.drawConn(t)
+	if c == nil {
+		t.Skip("nobody to go on")
+	}
+	w := drawBody(t, c.Protocol, c.Client, c.Virtual)
+	w.flags = rapid.SampledFrom(flagsOfClients).Draw(t, "flags")
+	s.send(t, w)
+}
+
+// crowd lets many clients come at once.
+func (s *stage) crowd(t *rapid.T) {
+	v := s.drawPresent(t)
+	client := rapid.SampledFrom(castOf(clients, stageServices[v].Family)).Draw(t, "client")
+	first := rapid.IntRange(0, 40).Draw(t, "first")
+	for n := range rapid.IntRange(1, 20).Draw(t, "crowd") {
+		s.send(t, wire{
+			protocol: stageServices[v].Protocol, from: netip.AddrPortFrom(client, uint16(20_003+first+n)),
+			to: virtualOf(v), flags: 2, ttl: 64, payload: n,
+		})
+	}
+	if n := len(s.drawnConns()); n > stageConns*3/4 {
+		s.mustAdvance(t, 1000*s.in.hz)
+	}
+}
+
+// time moves the clock: by a little, by much, or to about when a connection ends.
+func (s *stage) time(t *rapid.T) {
+	jiffies := rapid.SampledFrom([]uint32{1, s.in.hz, 2 * s.in.hz, 10 * s.in.hz, 60 * s.in.hz, 301 * s.in.hz, 1000 * s.in.hz}).Draw(t, "jiffies")
+	if rapid.Bool().Draw(t, "to an end") {
+		if c := s.drawConn(t); c != nil {
+			left := uint32(c.Expires * time.Duration(s.in.hz) / time.Second)
+			jiffies = left - rapid.Uint32Range(0, min(left, 2)).Draw(t, "before")
+		}
+	}
+	s.mustAdvance(t, jiffies)
+}
+
+// drawnConns are the connections, in an order that does not change.
+func (s *stage) drawnConns() []lvs.Conn {
+	var all []lvs.Conn
+	for c := range s.judge.Conns() {
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b lvs.Conn) int {
+		if n := a.Client.Compare(b.Client); n != 0 {
+			return n
+		}
+		return strings.Compare(a.Virtual.String()+a.Protocol.String(), b.Virtual.String()+b.Protocol.String())
+	})
+	return all
+}
+
+func (s *stage) drawConn(t *rapid.T) *lvs.Conn {
+	all := s.drawnConns()
+	if len(all) == 0 {
+		return nil
+	}
+	c := rapid.SampledFrom(all).Draw(t, "connection")
+	return &c
+}
+
+// The cast: services, clients and servers.
+
+type role uint8
+
+const (
+	clients role = 1 << iota
+	servers
+	everybody = clients | servers
+)
+
+var cast = []struct {
+	role
+	addr netip.Addr
+}{
+	{clients, netip.MustParseAddr("10.1.0.1")},
+	{clients, netip.MustParseAddr("10.1.0.2")},
+	{clients, netip.MustParseAddr("10.66.0.1")}, // no way back
+	{clients, netip.MustParseAddr("10.3.0.1")},  // a narrow way back
+	{clients, netip.MustParseAddr("2001:db8:1::1")},
+	{clients, netip.MustParseAddr("2001:db8:1::2")},
+	{clients, netip.MustParseAddr("2001:db8:66::1")},
+	{clients, netip.MustParseAddr("2001:db8:3::1")},
+	{everybody, netip.MustParseAddr("10.2.0.11")},
+	{servers, netip.MustParseAddr("10.2.0.12")},
+	{servers, netip.MustParseAddr("10.1.0.21")}, // where the clients are
+	{servers, netip.MustParseAddr("10.3.0.11")},
+	{servers, netip.MustParseAddr("10.66.0.11")},
+	{everybody, netip.MustParseAddr("2001:db8:2::11")},
+	{servers, netip.MustParseAddr("2001:db8:2::12")},
+	{servers, netip.MustParseAddr("2001:db8:1::21")},
+	{servers, netip.MustParseAddr("2001:db8:3::11")},
+	{servers, netip.MustParseAddr("2001:db8:66::11")},
+}
+
+// castOf gives the addresses of a role, of some families or of all.
+func castOf(r role, families ...lvs.Family) (all []netip.Addr) {
+	for _, c := range cast {
+		family := lvs.IPv4
+		if c.addr.Is6() {
+			family = lvs.IPv6
+		}
+		if c.role&r != 0 && (families == nil || slices.Contains(families, family)) {
+			all = append(all, c.addr)
+		}
+	}
+	return all
+}
+
+var stageServices = []lvs.ServiceID{
+	{Family: lvs.IPv4, Protocol: lvs.TCP, Addr: netip.MustParseAddr("10.9.0.1"), Port: 80},
+	{Family: lvs.IPv6, Protocol: lvs.TCP, Addr: netip.MustParseAddr("2001:db8:9::1"), Port: 80},
+	{Family: lvs.IPv4, Protocol: lvs.UDP, Addr: netip.MustParseAddr("10.9.0.1"), Port: 53},
+	{Family: lvs.IPv6, Protocol: lvs.UDP, Addr: netip.MustParseAddr("2001:db8:9::1"), Port: 53},
+	{Family: lvs.IPv4, Protocol: lvs.TCP, Addr: netip.MustParseAddr("10.9.0.2"), Port: 80},
+	{Family: lvs.IPv4, Protocol: lvs.TCP, Addr: netip.MustParseAddr("10.9.0.3"), Port: 80}, // its servers are not always of NAT
+}
+
+const oddService = 5
+
+func virtualOf(service int) netip.AddrPort {
+	return netip.AddrPortFrom(stageServices[service].Addr, stageServices[service].Port)
+}
