@@ -15,12 +15,12 @@ generate: ## compile the eBPF programs anew (needs clang 14, llvm-strip, libbpf-
 
 format: ## bring the sources into their form
 	gofmt -w .
-	$(CLANG_FORMAT) -i $(wildcard dataplane/bpf/*.[ch])
+	$(CLANG_FORMAT) -i $(wildcard */bpf/*.[ch])
 
 check: ## judge the sources without running them
 	@files=$$(gofmt -l .); test -z "$$files" || { echo "gofmt would change: $$files"; exit 1; }
 	$(GO) vet ./... && $(TOOL) staticcheck ./...
-	$(CLANG_FORMAT) --dry-run -Werror $(wildcard dataplane/bpf/*.[ch])
+	$(CLANG_FORMAT) --dry-run -Werror $(wildcard */bpf/*.[ch])
 
 test: ## run all tests; as root those that need namespaces and eBPF, too
 	@e2e/setup
@@ -36,6 +36,8 @@ SHARE = $(DESTDIR)$(PREFIX)/share
 LINKS = ipvsadm ipvsadm-save ipvsadm-restore
 install: build ## install director, ipvsadm as links to it, manual pages and completions below $(DESTDIR)$(PREFIX)
 	install -D -m 0755 build/director $(DESTDIR)$(PREFIX)/sbin/director
+	install -D -m 0644 realserver/director-realserver.service $(DESTDIR)$(PREFIX)/lib/systemd/system/director-realserver.service
+	sed -i 's|@PREFIX@|$(PREFIX)|' $(DESTDIR)$(PREFIX)/lib/systemd/system/director-realserver.service
 	install -D -m 0644 -t $(SHARE)/man/man8 cmd/director/director.8 ipvsadm/ipvsadm.8
 	install -D -m 0644 cmd/director/completion/director.bash $(SHARE)/bash-completion/completions/director
 	install -D -m 0644 cmd/director/completion/director.zsh $(SHARE)/zsh/site-functions/_director

@@ -20,6 +20,7 @@ var order = []string{
 	"lvs/sched",
 	"lvs/oracle",
 	"lvs/ipvsadm",
+	"lvs/place",
 	"lvs/dataplane",
 	"lvs/realserver",
 	"lvs/lab",

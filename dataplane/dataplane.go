@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
-	"os"
 	"path/filepath"
 	"unsafe"
 
@@ -15,7 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"lvs"
+	"lvs/place"
 )
+
+// ErrNotRoot says that the caller may not load programs or open what is pinned.
+var ErrNotRoot = place.ErrNotRoot
 
 // Director is the instance of the calling thread's network namespace. Nothing is loaded before something is changed.
 // It keeps nothing open: each call opens what is pinned, under the instance's lock, and closes it.
@@ -23,7 +26,7 @@ import (
 // A Director is for one goroutine at a time. The change of an Update may call its other methods, which then read what
 // was there before the change.
 type Director struct {
-	place    place
+	place    place.Place
 	sizes    Sizes
 	updating *instance // open and locked by an Update under way
 }
@@ -33,7 +36,7 @@ var _ lvs.Director = (*Director)(nil)
 // Open finds the place of the calling thread's network namespace; the Director goes on with that one, on any thread,
 // save for what attaches to interfaces. The sizes are for the case that this Director loads the instance.
 func Open(s Sizes) (*Director, error) {
-	p, err := findPlace()
+	p, err := place.Find("")
 	if err != nil {
 		return nil, err
 	}
@@ -41,17 +44,17 @@ func Open(s Sizes) (*Director, error) {
 }
 
 // Namespace names the network namespace, by its cookie; no other one gets that name while the machine is up.
-func (d *Director) Namespace() string { return filepath.Base(d.place.path) }
+func (d *Director) Namespace() string { return filepath.Base(d.place.Path) }
 
 // Hold keeps the Director's place in reach when the process that it was found through has ended: for one that outlives
 // its parents.
 func (d *Director) Hold() error {
-	root, err := unix.Open(filepath.Dir(d.place.parent), unix.O_PATH|unix.O_CLOEXEC, 0)
+	root, err := unix.Open(filepath.Dir(d.place.Parent), unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("hold %s: %w", d.place.path, err)
+		return fmt.Errorf("hold %s: %w", d.place.Path, err)
 	}
-	d.place.parent = filepath.Join(fmt.Sprintf("/proc/self/fd/%d", root), home)
-	d.place.path = filepath.Join(d.place.parent, d.Namespace())
+	d.place.Parent = filepath.Join(fmt.Sprintf("/proc/self/fd/%d", root), filepath.Base(d.place.Parent))
+	d.place.Path = filepath.Join(d.place.Parent, d.Namespace())
 	return nil
 }
 
@@ -147,7 +150,7 @@ func (d *Director) Size() int {
 func (d *Director) Unload() error {
 	in, err := d.open(unix.LOCK_EX)
 	if errors.Is(err, fs.ErrNotExist) {
-		return d.place.clear(d.place.unfinished())
+		return d.place.Remove()
 	}
 	if err != nil {
 		return err
@@ -159,7 +162,7 @@ func (d *Director) Unload() error {
 	if err := in.restoreForwarding(); err != nil {
 		return err
 	}
-	return d.place.clear(d.place.path, d.place.unfinished())
+	return d.place.Remove()
 }
 
 // loaded opens the instance for changes, and loads it first if there is none.
@@ -167,7 +170,7 @@ func (d *Director) loaded() (*instance, error) {
 	for {
 		in, err := d.open(unix.LOCK_EX)
 		if errors.Is(err, fs.ErrNotExist) {
-			if err = d.place.create(d.sizes); err != nil {
+			if err = d.place.Create(d.sizes.load); err != nil {
 				return nil, err
 			}
 			continue
@@ -183,56 +186,10 @@ func (d *Director) loaded() (*instance, error) {
 	}
 }
 
-// create loads the instance unless another process was faster.
-func (p place) create(s Sizes) error {
-	l, err := p.lockParent()
-	if err != nil {
-		return err
-	}
-	defer l.release()
-	p.sweepDead()
-	if _, err := os.Stat(p.path); err == nil {
-		return nil
-	}
-	return p.load(s)
-}
-
-// lockParent takes the lock under which instances come and go, and makes the directory that it is of.
-func (p place) lockParent() (lock, error) {
-	for {
-		if err := os.Mkdir(p.parent, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return lock{}, err
-		}
-		l, err := lockDir(p.parent, unix.LOCK_EX)
-		if !errors.Is(err, fs.ErrNotExist) { // the last instance of another namespace may have gone just now
-			return l, err
-		}
-	}
-}
-
-// clear removes instances while none can come or be swept, and the parent after the last one.
-func (p place) clear(dirs ...string) error {
-	l, err := lockDir(p.parent, unix.LOCK_EX)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer l.release()
-	for _, dir := range dirs {
-		if err := removePins(dir); err != nil {
-			return fmt.Errorf("remove %s: %w", dir, err)
-		}
-	}
-	os.Remove(p.parent)
-	return nil
-}
-
 // instance is what is pinned for a namespace, open and locked.
 type instance struct {
 	dir    string
-	lock   lock
+	lock   place.Lock
 	pinned map[string]*ebpf.Map
 	mapped [][]byte
 
@@ -246,11 +203,11 @@ type instance struct {
 }
 
 func (d *Director) open(how int) (*instance, error) {
-	l, err := lockDir(d.place.path, how)
+	l, err := place.LockDir(d.place.Path, how)
 	if err != nil {
 		return nil, err
 	}
-	in := &instance{dir: d.place.path, lock: l, pinned: map[string]*ebpf.Map{}}
+	in := &instance{dir: d.place.Path, lock: l, pinned: map[string]*ebpf.Map{}}
 	if err := in.open(); err != nil {
 		in.close()
 		return nil, fmt.Errorf("%s: %w (`director unload` removes a broken instance, with its connections)", in.dir, err)
@@ -285,7 +242,7 @@ func (in *instance) close() {
 	for _, m := range in.pinned {
 		m.Close()
 	}
-	in.lock.release()
+	in.lock.Release()
 	in.mapped, in.pinned = nil, nil
 }
 

@@ -238,7 +238,7 @@ func (s *stage) checkNothingLeft(t rapid.TB) {
 	if !reflect.ValueOf(ours[0]).IsZero() {
 		t.Fatal("addresses are still ours")
 	}
-	if left, _ := filepath.Glob(filepath.Join(s.place.path, journalPin)); left != nil {
+	if left, _ := filepath.Glob(filepath.Join(s.place.Path, journalPin)); left != nil {
 		t.Fatal("a journal is left")
 	}
 }

@@ -3,11 +3,8 @@
 package dataplane
 
 import (
-	"errors"
-	"io/fs"
 	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"testing"
 	"time"
@@ -20,6 +17,7 @@ import (
 	"lvs"
 	"lvs/needs"
 	"lvs/oracle"
+	"lvs/place"
 )
 
 // stage is where stories are played: a network namespace of the test's own thread with the program loaded, and the
@@ -167,15 +165,9 @@ func (s *stage) mustLoad(t rapid.TB) {
 	c, err := spec(stageSizes)
 	mustDo(t, "spec", err)
 	mustDo(t, "clock", c.Variables[bpfVarTestClock].Set(true))
-	p, err := findPlace()
+	p, err := place.Find("")
 	mustDo(t, "place", err)
-	if err := os.Mkdir(p.parent, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		t.Fatal(err)
-	}
-	l, err := lockDir(p.parent, unix.LOCK_EX) // against those who sweep
-	mustDo(t, "lock", err)
-	defer l.release()
-	mustDo(t, "load", p.build(c))
+	mustDo(t, "load", p.Create(func(dir string) error { return build(dir, c) }))
 	s.Director = &Director{place: p, sizes: stageSizes}
 	mustDo(t, "attach", s.Attach([]string{"story-clients", "story-servers"}, XDPNative))
 	s.mustLook(t)
@@ -191,7 +183,7 @@ func (s *stage) mustLoad(t rapid.TB) {
 // mustLook opens the maps, without a lock.
 func (s *stage) mustLook(t rapid.TB) {
 	t.Helper()
-	s.in = &instance{dir: s.place.path, pinned: map[string]*ebpf.Map{}}
+	s.in = &instance{dir: s.place.Path, pinned: map[string]*ebpf.Map{}}
 	mustDo(t, "open", s.in.open())
 }
 

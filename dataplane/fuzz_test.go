@@ -108,7 +108,7 @@ func (j *judge) both(frame []byte) error {
 }
 
 func (j *judge) putNow() error {
-	m, err := ebpf.LoadPinnedMap(j.place.path+"/"+settingsPin, nil)
+	m, err := ebpf.LoadPinnedMap(j.place.Path+"/"+settingsPin, nil)
 	if err != nil {
 		return err
 	}

@@ -81,7 +81,7 @@ func TestKilledWhileChanging(t *testing.T) {
 	next, unfinished := 0, 0
 	for round := range 60 {
 		last := next + mustKill(t, "change", next, 12*time.Millisecond) - 1
-		if _, err := os.Stat(w.place.path + "/" + journalPin); err == nil {
+		if _, err := os.Stat(w.place.Path + "/" + journalPin); err == nil {
 			unfinished++
 		}
 		got, done, begun := mustConfigured(t, w.Director), states[last%len(states)], states[(last+1)%len(states)]
@@ -121,7 +121,7 @@ func TestKilledWhileLoading(t *testing.T) {
 		}
 		mustKill(t, "load", 0, 100*time.Millisecond)
 		must(t, d.Unload())
-		for _, path := range []string{d.place.path, d.place.unfinished()} {
+		for _, path := range []string{d.place.Path, d.place.Unfinished()} {
 			if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("%s is left", path)
 			}

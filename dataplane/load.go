@@ -7,17 +7,16 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"lvs"
+	"lvs/place"
 	"lvs/sched"
 )
 
@@ -149,45 +148,35 @@ func (s *bpfSetting) timeouts(hz uint32) lvs.Timeouts {
 	return lvs.Timeouts{TCP: s.TcpTimeout[lvs.TCPEstablished] / hz, TCPFin: s.TcpTimeout[lvs.TCPFinWait] / hz, UDP: s.UdpTimeout / hz}
 }
 
-// unfinished is where an instance is built; a process that is killed leaves it there.
-func (p place) unfinished() string { return p.path + "-new" }
-
-// load makes the instance of a place, all or nothing: it is built beside and renamed.
-func (p place) load(s Sizes) error {
+// load makes the instance in a directory.
+func (s Sizes) load(dir string) error {
 	c, err := spec(s)
 	if err != nil {
 		return err
 	}
-	return p.build(c)
+	return build(dir, c)
 }
 
-func (p place) build(c *ebpf.CollectionSpec) error {
+func build(dir string, c *ebpf.CollectionSpec) error {
 	coll, err := ebpf.NewCollection(c)
 	if err != nil {
 		return explainLoad(err)
 	}
 	defer coll.Close()
-	tmp := p.unfinished()
-	if err := removePins(tmp); err != nil {
-		return err
-	}
-	if err := os.Mkdir(tmp, 0o700); err != nil {
-		return err
-	}
-	in := &instance{dir: tmp, pinned: map[string]*ebpf.Map{}}
+	in := &instance{dir: dir, pinned: map[string]*ebpf.Map{}}
 	for _, step := range []func() error{
-		func() error { return pinAll(coll, tmp) },
+		func() error { return pinAll(coll, dir) },
 		func() error { return start(coll.Programs[bpfProgDirectorStart]) },
 		in.forwardLo,
 	} {
 		if err := step(); err != nil {
-			return errors.Join(err, removePins(tmp))
+			return err
 		}
 	}
 	for _, m := range in.pinned {
 		m.Close()
 	}
-	return os.Rename(tmp, p.path)
+	return nil
 }
 
 func pinAll(c *ebpf.Collection, dir string) error {
@@ -207,82 +196,7 @@ func pinAll(c *ebpf.Collection, dir string) error {
 			return err
 		}
 	}
-	anchor, err := anchorLink(c)
-	if err != nil {
-		return err
-	}
-	defer anchor.Close()
-	return anchor.Pin(filepath.Join(dir, anchorPin))
-}
-
-const anchorPin = "anchor"
-
-// anchorLink attaches what tells later commands whether the namespace is still there: a link that the kernel cuts when lo
-// or the namespace goes. Before tcx (Linux 6.6) that is a socket look-up program that looks at nothing.
-func anchorLink(c *ebpf.Collection) (link.Link, error) {
-	l, err := link.AttachTCX(link.TCXOptions{Interface: 1, Program: c.Programs[bpfProgDirectorTc], Attach: ebpf.AttachTCXIngress})
-	if err == nil {
-		return l, nil
-	}
-	if !errors.Is(err, ebpf.ErrNotSupported) {
-		return nil, fmt.Errorf("attach to lo: %w", err)
-	}
-	ns, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
-	if err != nil {
-		return nil, err
-	}
-	defer ns.Close()
-	n, err := link.AttachNetNs(int(ns.Fd()), c.Programs[bpfProgDirectorAnchor])
-	if err != nil {
-		return nil, fmt.Errorf("attach to the network namespace: %w", err)
-	}
-	return n, nil
-}
-
-// alive says whether the namespace of the instance in a directory still exists.
-func alive(dir string) bool {
-	l, err := link.LoadPinnedLink(filepath.Join(dir, anchorPin), nil)
-	if err != nil {
-		return false
-	}
-	defer l.Close()
-	info, err := l.Info()
-	if err != nil {
-		return false
-	}
-	if t := info.TCX(); t != nil {
-		return t.Ifindex != 0
-	}
-	if n := info.NetNs(); n != nil {
-		return n.NetnsInode != 0
-	}
-	return false
-}
-
-// sweepDead removes the instances whose namespaces are gone, and those that were never finished.
-func (p place) sweepDead() {
-	entries, _ := os.ReadDir(p.parent)
-	for _, e := range entries {
-		dir := filepath.Join(p.parent, e.Name())
-		if !alive(dir) {
-			removePins(dir)
-		}
-	}
-}
-
-func removePins(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	for _, e := range entries {
-		os.Remove(filepath.Join(dir, e.Name()))
-	}
-	// a command in another namespace may have swept it away meanwhile
-	if err := os.Remove(dir); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return place.Anchor(dir, c.Programs[bpfProgDirectorTc], c.Programs[bpfProgDirectorAnchor])
 }
 
 // start runs the program that starts the sweep's timer.

@@ -17,6 +17,7 @@ import (
 
 	"lvs"
 	"lvs/needs"
+	"lvs/place"
 )
 
 // onThread runs f on a thread of its own, which ends with whatever f has changed about it.
@@ -47,7 +48,7 @@ func TestDeadNamespaces(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			dirs = append(dirs, d.place.path)
+			dirs = append(dirs, d.place.Path)
 			if err := d.Update(addService(tcp4.id(), "rr", tcp4.server)); err != nil {
 				t.Error(err)
 			}
@@ -68,7 +69,7 @@ func TestDeadNamespaces(t *testing.T) {
 			t.Errorf("%s is left of a namespace that is gone", dir)
 		}
 	}
-	if _, err := os.Stat(d.place.path); err != nil {
+	if _, err := os.Stat(d.place.Path); err != nil {
 		t.Errorf("the namespace that is there has lost its own: %v", err)
 	}
 }
@@ -77,7 +78,7 @@ func TestDeadNamespaces(t *testing.T) {
 func mustEndOf(t testing.TB, dirs []string) {
 	t.Helper()
 	for _, dir := range dirs {
-		for deadline := time.Now().Add(time.Minute); alive(dir); time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); place.Alive(dir); time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s: its namespace does not end", dir)
 			}
@@ -109,7 +110,7 @@ func TestPlaceIsThatOfThePrivateMountNamespace(t *testing.T) {
 			if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
 				return nil, err
 			}
-			if isBPFFS(bpffsMount) {
+			if isBPFFS() {
 				return nil, errors.New("the mount is seen in spite of the new /sys")
 			}
 			d, err := Open(small)
@@ -214,4 +215,10 @@ func TestClsactRestores(t *testing.T) {
 	if now := surroundings(t); now != before {
 		t.Errorf("before:\n%s\nafterwards:\n%s", before, now)
 	}
+}
+
+// isBPFFS says whether the calling thread sees a bpffs in the usual place.
+func isBPFFS() bool {
+	var fs unix.Statfs_t
+	return unix.Statfs("/sys/fs/bpf", &fs) == nil && fs.Type == unix.BPF_FS_MAGIC
 }

@@ -15,6 +15,7 @@ import (
 
 	"lvs"
 	"lvs/needs"
+	"lvs/place"
 )
 
 // world is a network namespace of a director, entered by the test's own thread, with an instance loaded that goes by a
@@ -88,13 +89,9 @@ func mustWorld(t testing.TB, s Sizes, change ...func(*ebpf.CollectionSpec)) *wor
 	for _, f := range change {
 		f(c)
 	}
-	p, err := findPlace()
+	p, err := place.Find("")
 	must(t, err)
-	l, err := p.lockParent()
-	must(t, err)
-	err = p.build(c)
-	l.release()
-	must(t, err)
+	must(t, p.Create(func(dir string) error { return build(dir, c) }))
 	w.Director = &Director{place: p, sizes: s}
 	t.Cleanup(func() {
 		if err := w.Unload(); err != nil {
@@ -163,7 +160,7 @@ func (w *world) setClock(jiffies uint32) {
 func (w *world) mustLook() *instance {
 	w.t.Helper()
 	if w.look == nil {
-		in := &instance{dir: w.place.path, pinned: map[string]*ebpf.Map{}}
+		in := &instance{dir: w.place.Path, pinned: map[string]*ebpf.Map{}}
 		must(w.t, in.open())
 		w.t.Cleanup(in.close)
 		w.look = in
@@ -226,7 +223,7 @@ func addPersistent(id lvs.ServiceID, server netip.AddrPort) func(*lvs.Table) err
 // mustReasons gives the counters of packets that were not forwarded.
 func (w *world) mustReasons() (counted [bpfReasonREASONS]uint64) {
 	w.t.Helper()
-	m, err := ebpf.LoadPinnedMap(w.place.path+"/"+bpfMapReasons, nil)
+	m, err := ebpf.LoadPinnedMap(w.place.Path+"/"+bpfMapReasons, nil)
 	must(w.t, err)
 	defer m.Close()
 	for r := range counted {

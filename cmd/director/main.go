@@ -37,6 +37,7 @@ type verbs struct {
 	Completion    completionVerb `cmd:"" help:"Print what makes a shell complete director and ipvsadm."`
 	Complete      completeVerb   `cmd:"" hidden:""`
 	Man           manVerb        `cmd:"" hidden:""`
+	Realserver    realserverVerb `cmd:"" help:"What runs on a real server: virtual addresses, tunnels' ends, the clients of FULLNAT."`
 	Lab           labVerb        `cmd:"" help:"Networks out of namespaces that show the director at work."`
 }
 

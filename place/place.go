@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package dataplane
+// Package place says where things of the kernel that outlive a command are pinned: a directory of the bpffs for each
+// network namespace and purpose, with its lock, and the link that tells when the namespace is gone.
+package place
 
 import (
 	"fmt"
@@ -22,31 +24,37 @@ const (
 	home       = "director" // in the bpffs: a directory for each network namespace
 )
 
-// place is the directory that everything of one network namespace is pinned in, named by the namespace's cookie,
+// Place is the directory that everything of one network namespace is pinned in, named by the namespace's cookie,
 // which is never used twice while the machine is up.
-type place struct {
-	parent string
-	path   string
+type Place struct {
+	Parent string // the directory of all places
+	Path   string
 }
 
-// findPlace finds the place of the calling thread's network namespace. It makes nothing but the bpffs mount.
-func findPlace() (place, error) {
+// Find finds the place of the calling thread's network namespace for a purpose, which is a part of the name; the
+// director's is "". It makes nothing but the bpffs mount.
+func Find(purpose string) (Place, error) {
 	if os.Geteuid() != 0 {
-		return place{}, ErrNotRoot
+		return Place{}, ErrNotRoot
 	}
 	root, err := findBPFFS()
 	if err != nil {
-		return place{}, err
+		return Place{}, err
 	}
-	cookie, err := namespaceCookie()
+	cookie, err := Cookie()
 	if err != nil {
-		return place{}, err
+		return Place{}, err
+	}
+	name := strconv.FormatUint(cookie, 16)
+	if purpose != "" {
+		name += "-" + purpose
 	}
 	parent := filepath.Join(root, home)
-	return place{parent, filepath.Join(parent, strconv.FormatUint(cookie, 16))}, nil
+	return Place{parent, filepath.Join(parent, name)}, nil
 }
 
-func namespaceCookie() (uint64, error) {
+// Cookie is that of the calling thread's network namespace.
+func Cookie() (uint64, error) {
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, fmt.Errorf("network namespace's cookie: %w", err)
@@ -131,18 +139,19 @@ func mountBPFFS(pid int) error {
 	return <-done
 }
 
-// lock is a lock on a directory of the bpffs, which lasts until it is released or the process ends.
-type lock struct{ dir *os.File }
+// Lock is a lock on a directory of the bpffs, which lasts until it is released or the process ends.
+type Lock struct{ dir *os.File }
 
-func (l lock) release() { l.dir.Close() }
+// Release gives the lock up.
+func (l Lock) Release() { l.dir.Close() }
 
-// lockDir waits for the lock of a directory: shared (unix.LOCK_SH), exclusive (unix.LOCK_EX) or none (unix.LOCK_UN). It answers
+// LockDir waits for the lock of a directory: shared (unix.LOCK_SH), exclusive (unix.LOCK_EX) or none (unix.LOCK_UN). It answers
 // os.ErrNotExist if there is no such directory, also if it went while we waited.
-func lockDir(path string, how int) (lock, error) {
+func LockDir(path string, how int) (Lock, error) {
 	for {
 		dir, err := os.Open(path)
 		if err != nil {
-			return lock{}, err
+			return Lock{}, err
 		}
 		for {
 			err = unix.Flock(int(dir.Fd()), how)
@@ -152,12 +161,12 @@ func lockDir(path string, how int) (lock, error) {
 		}
 		if err != nil {
 			dir.Close()
-			return lock{}, fmt.Errorf("lock %s: %w", path, err)
+			return Lock{}, fmt.Errorf("lock %s: %w", path, err)
 		}
 		ours, err1 := dir.Stat()
 		now, err2 := os.Stat(path)
 		if err1 == nil && err2 == nil && os.SameFile(ours, now) {
-			return lock{dir}, nil
+			return Lock{dir}, nil
 		}
 		dir.Close()
 	}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package place
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// Unfinished is where the directory is built; a process that is killed leaves it there.
+func (p Place) Unfinished() string { return p.Path + "-new" }
+
+// Create has the place's directory built aside and renamed, all or nothing, unless another process was faster. First it
+// sweeps away the places whose namespaces are gone, and those that were never finished.
+func (p Place) Create(build func(dir string) error) error {
+	l, err := p.lockParent()
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	p.sweep()
+	if _, err := os.Stat(p.Path); err == nil {
+		return nil
+	}
+	return p.build(build)
+}
+
+func (p Place) build(build func(dir string) error) error {
+	aside := p.Unfinished()
+	if err := removePins(aside); err != nil {
+		return err
+	}
+	if err := os.Mkdir(aside, 0o700); err != nil {
+		return err
+	}
+	if err := build(aside); err != nil {
+		return errors.Join(err, removePins(aside))
+	}
+	return os.Rename(aside, p.Path)
+}
+
+// lockParent takes the lock under which places come and go, and makes the directory that it is of.
+func (p Place) lockParent() (Lock, error) {
+	for {
+		if err := os.Mkdir(p.Parent, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return Lock{}, err
+		}
+		l, err := LockDir(p.Parent, unix.LOCK_EX)
+		if !errors.Is(err, fs.ErrNotExist) { // the last place of another namespace may have gone just now
+			return l, err
+		}
+	}
+}
+
+// Remove removes the place, and what was never finished of it, while none can come or be swept, and the parent after the
+// last one. Whoever calls it holds the place's lock.
+func (p Place) Remove() error {
+	l, err := LockDir(p.Parent, unix.LOCK_EX)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	for _, dir := range []string{p.Path, p.Unfinished()} {
+		if err := removePins(dir); err != nil {
+			return fmt.Errorf("remove %s: %w", dir, err)
+		}
+	}
+	os.Remove(p.Parent)
+	return nil
+}
+
+func removePins(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		os.Remove(filepath.Join(dir, e.Name()))
+	}
+	if err := os.Remove(dir); !errors.Is(err, fs.ErrNotExist) { // a sweep of another process may have been faster
+		return err
+	}
+	return nil
+}
+
+func (p Place) sweep() {
+	entries, _ := os.ReadDir(p.Parent)
+	for _, e := range entries {
+		dir := filepath.Join(p.Parent, e.Name())
+		if !Alive(dir) {
+			removePins(dir)
+		}
+	}
+}
+
+const anchorPin = "anchor"
+
+// Anchor attaches and pins in a directory what tells later commands whether the calling thread's namespace is still
+// there: a link that the kernel cuts when lo or the namespace goes. It takes a tc program, and, for kernels before tcx
+// (Linux 6.6), a socket look-up program that looks at nothing.
+func Anchor(dir string, tc, lookup *ebpf.Program) error {
+	l, err := anchor(tc, lookup)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	return l.Pin(filepath.Join(dir, anchorPin))
+}
+
+func anchor(tc, lookup *ebpf.Program) (link.Link, error) {
+	l, err := link.AttachTCX(link.TCXOptions{Interface: 1, Program: tc, Attach: ebpf.AttachTCXIngress})
+	if err == nil {
+		return l, nil
+	}
+	if !errors.Is(err, ebpf.ErrNotSupported) {
+		return nil, fmt.Errorf("attach to lo: %w", err)
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	n, err := link.AttachNetNs(int(ns.Fd()), lookup)
+	if err != nil {
+		return nil, fmt.Errorf("attach to the network namespace: %w", err)
+	}
+	return n, nil
+}
+
+// Alive says whether the namespace of the instance in a directory still exists.
+func Alive(dir string) bool {
+	l, err := link.LoadPinnedLink(filepath.Join(dir, anchorPin), nil)
+	if err != nil {
+		return false
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		return false
+	}
+	if t := info.TCX(); t != nil {
+		return t.Ifindex != 0
+	}
+	if n := info.NetNs(); n != nil {
+		return n.NetnsInode != 0
+	}
+	return false
+}
