@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -233,42 +231,6 @@ func (in *instance) attachTC(l netlink.Link) error {
 	return fmt.Errorf("attach to %s: %w", name, err)
 }
 
-// attachClsact attaches where the kernel has no tcx. That the qdisc will be ours is written down before it is.
-func (in *instance) attachClsact(l netlink.Link, p *ebpf.Program, d bpfDevice) error {
-	ifindex, name := l.Attrs().Index, l.Attrs().Name
-	qdisc := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
-	if has, err := hasClsact(l); err != nil {
-		return fmt.Errorf("attach to %s: %w", name, err)
-	} else if !has {
-		d.MadeClsact = 1
-	}
-	d.Tc = bpfAttachmentATTACH_CLSACT
-	if err := in.putDevice(ifindex, d); err != nil {
-		return err
-	}
-	if err := netlink.QdiscAdd(qdisc); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("attach to %s: clsact: %w", name, err)
-	}
-	if err := netlink.FilterReplace(clsactFilter(ifindex, p.FD())); err != nil {
-		return fmt.Errorf("attach to %s: filter: %w", name, err)
-	}
-	return nil
-}
-
-func hasClsact(l netlink.Link) (bool, error) {
-	qdiscs, err := netlink.QdiscList(l)
-	return slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool { return q.Type() == "clsact" }), err
-}
-
-func clsactFilter(ifindex, fd int) *netlink.BpfFilter {
-	return &netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: ifindex, Parent: netlink.HANDLE_MIN_INGRESS, Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL,
-		},
-		Fd: fd, Name: "director", DirectAction: true,
-	}
-}
-
 func (in *instance) attachXDP(l netlink.Link, mode XDPMode) error {
 	ifindex, name := l.Attrs().Index, l.Attrs().Name
 	d, err := in.device(ifindex)
@@ -397,81 +359,4 @@ func cutLink(pin string) error {
 	}
 	defer l.Close()
 	return errors.Join(l.Detach(), l.Unpin())
-}
-
-func removeClsact(ifindex int, all bool) error {
-	l, err := netlink.LinkByIndex(ifindex)
-	if err != nil {
-		return ignoreNotFound(err)
-	}
-	if !all {
-		if err := netlink.FilterDel(clsactFilter(ifindex, -1)); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
-			return err
-		}
-		return nil
-	}
-	if has, err := hasClsact(l); err != nil || !has {
-		return err
-	}
-	return netlink.QdiscDel(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}})
-}
-
-// The kernel's answer about a route is "forwarding is off" unless it is on for the interface that the packet is said
-// to come from. The program says lo, where nothing comes from that would have to be forwarded.
-
-var forwardingFiles = []string{"/proc/sys/net/ipv4/conf/lo/forwarding", "/proc/sys/net/ipv6/conf/lo/forwarding"}
-
-// forwardLo switches forwarding on for lo, and remembers what it was.
-func (in *instance) forwardLo() error {
-	s, err := in.settings()
-	if err != nil {
-		return err
-	}
-	for bit, file := range forwardingFiles {
-		was, err := os.ReadFile(file)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // a kernel without IPv6
-		}
-		if err != nil {
-			return err
-		}
-		if strings.TrimSpace(string(was)) != "0" {
-			s.LoForwarding |= 1 << bit
-			continue
-		}
-		if err := os.WriteFile(file, []byte("1"), 0); err != nil {
-			return fmt.Errorf("forwarding on lo, for route look-ups: %w", err)
-		}
-	}
-	return in.putSettings(s)
-}
-
-func (in *instance) restoreForwarding() error {
-	s, err := in.settings()
-	if err != nil {
-		return err
-	}
-	for bit, file := range forwardingFiles {
-		if s.LoForwarding&(1<<bit) != 0 {
-			continue
-		}
-		if err := os.WriteFile(file, []byte("0"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
-}
-
-// sourceTowards gives the director's own address for packets to a server, as the kernel's route to it has it now; zero if
-// there is no route. It is asked when the server is added or edited.
-func sourceTowards(server netip.Addr) [2]uint64 {
-	routes, err := netlink.RouteGet(server.AsSlice())
-	if err != nil || len(routes) == 0 {
-		return [2]uint64{}
-	}
-	source, ok := netip.AddrFromSlice(routes[0].Src)
-	if !ok {
-		return [2]uint64{}
-	}
-	return toAddr(source.Unmap())
 }

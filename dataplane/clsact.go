@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// attachClsact attaches where the kernel has no tcx. That the qdisc will be ours is written down before it is.
+func (in *instance) attachClsact(l netlink.Link, p *ebpf.Program, d bpfDevice) error {
+	ifindex, name := l.Attrs().Index, l.Attrs().Name
+	if has, err := hasClsact(l); err != nil {
+		return fmt.Errorf("attach to %s: %w", name, err)
+	} else if !has {
+		d.MadeClsact = 1
+	}
+	d.Tc = bpfAttachmentATTACH_CLSACT
+	if err := in.putDevice(ifindex, d); err != nil {
+		return err
+	}
+	if err := netlink.QdiscAdd(clsact(ifindex)); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("attach to %s: clsact: %w", name, err)
+	}
+	if err := netlink.FilterReplace(clsactFilter(ifindex, p.FD())); err != nil {
+		return fmt.Errorf("attach to %s: filter: %w", name, err)
+	}
+	return nil
+}
+
+func hasClsact(l netlink.Link) (bool, error) {
+	qdiscs, err := netlink.QdiscList(l)
+	return slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool { return q.Type() == "clsact" }), err
+}
+
+func clsactFilter(ifindex, fd int) *netlink.BpfFilter {
+	return &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: ifindex, Parent: netlink.HANDLE_MIN_INGRESS, Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL,
+		},
+		Fd: fd, Name: "director", DirectAction: true,
+	}
+}
+
+// removeClsact takes the filter off, and the qdisc too if it was made for it and nobody else has come to use it.
+func removeClsact(ifindex int, made bool) error {
+	l, err := netlink.LinkByIndex(ifindex)
+	if err != nil {
+		return ignoreNotFound(err)
+	}
+	if has, err := hasClsact(l); err != nil || !has {
+		return err
+	}
+	if err := netlink.FilterDel(clsactFilter(ifindex, -1)); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
+		return err
+	}
+	if !made {
+		return nil
+	}
+	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		if filters, err := netlink.FilterList(l, parent); err != nil || len(filters) > 0 {
+			return err
+		}
+	}
+	return netlink.QdiscDel(clsact(ifindex))
+}
+
+func clsact(ifindex int) *netlink.Clsact {
+	return &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: ifindex, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}}
+}
