@@ -305,7 +305,6 @@ const (
 	bpfVarLoopback        = "loopback"
 	bpfVarSeed            = "seed"
 	bpfVarSegments        = "segments"
-	bpfVarServerSlots     = "server_slots"
 	bpfVarSettings        = "settings"
 	bpfVarTcpActive       = "tcp_active"
 	bpfVarTcpNext         = "tcp_next"
@@ -387,16 +386,15 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	Cpus        *ebpf.VariableSpec `ebpf:"cpus"`
-	Hz          *ebpf.VariableSpec `ebpf:"hz"`
-	Loopback    *ebpf.VariableSpec `ebpf:"loopback"`
-	Seed        *ebpf.VariableSpec `ebpf:"seed"`
-	Segments    *ebpf.VariableSpec `ebpf:"segments"`
-	ServerSlots *ebpf.VariableSpec `ebpf:"server_slots"`
-	Settings    *ebpf.VariableSpec `ebpf:"settings"`
-	TcpActive   *ebpf.VariableSpec `ebpf:"tcp_active"`
-	TcpNext     *ebpf.VariableSpec `ebpf:"tcp_next"`
-	TestClock   *ebpf.VariableSpec `ebpf:"test_clock"`
+	Cpus      *ebpf.VariableSpec `ebpf:"cpus"`
+	Hz        *ebpf.VariableSpec `ebpf:"hz"`
+	Loopback  *ebpf.VariableSpec `ebpf:"loopback"`
+	Seed      *ebpf.VariableSpec `ebpf:"seed"`
+	Segments  *ebpf.VariableSpec `ebpf:"segments"`
+	Settings  *ebpf.VariableSpec `ebpf:"settings"`
+	TcpActive *ebpf.VariableSpec `ebpf:"tcp_active"`
+	TcpNext   *ebpf.VariableSpec `ebpf:"tcp_next"`
+	TestClock *ebpf.VariableSpec `ebpf:"test_clock"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -464,16 +462,15 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	Cpus        *ebpf.Variable `ebpf:"cpus"`
-	Hz          *ebpf.Variable `ebpf:"hz"`
-	Loopback    *ebpf.Variable `ebpf:"loopback"`
-	Seed        *ebpf.Variable `ebpf:"seed"`
-	Segments    *ebpf.Variable `ebpf:"segments"`
-	ServerSlots *ebpf.Variable `ebpf:"server_slots"`
-	Settings    *ebpf.Variable `ebpf:"settings"`
-	TcpActive   *ebpf.Variable `ebpf:"tcp_active"`
-	TcpNext     *ebpf.Variable `ebpf:"tcp_next"`
-	TestClock   *ebpf.Variable `ebpf:"test_clock"`
+	Cpus      *ebpf.Variable `ebpf:"cpus"`
+	Hz        *ebpf.Variable `ebpf:"hz"`
+	Loopback  *ebpf.Variable `ebpf:"loopback"`
+	Seed      *ebpf.Variable `ebpf:"seed"`
+	Segments  *ebpf.Variable `ebpf:"segments"`
+	Settings  *ebpf.Variable `ebpf:"settings"`
+	TcpActive *ebpf.Variable `ebpf:"tcp_active"`
+	TcpNext   *ebpf.Variable `ebpf:"tcp_next"`
+	TestClock *ebpf.Variable `ebpf:"test_clock"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

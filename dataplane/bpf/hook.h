@@ -113,23 +113,10 @@ static __always_inline void packet_checksum(struct packet *p, __u32 at, __u32 ad
 	packet_reload(p);
 }
 
-/* Gives the packet n more bytes (or fewer, if negative) between the Ethernet header and what follows it, whose content is
- * then the caller's to write, as is the Ethernet header. Not for GSO packets. */
-static __always_inline int packet_grow(struct packet *p, int n)
-{
-	long r;
-
-	if (p->hook == HOOK_XDP)
-		r = bpf_xdp_adjust_head(XDP(p), -n);
-	else
-		r = bpf_skb_adjust_room(SKB(p), n, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_NO_CSUM_RESET);
-	packet_reload(p);
-	return r;
-}
-
-/* Makes room for outer headers between the Ethernet header and the packet. XDP cannot do it for what a device would cut up,
- * but never sees such packets. */
-static __always_inline int packet_encapsulate(struct packet *p, int n, __u64 flags)
+/* Gives the packet n more bytes between the Ethernet header and what follows it, whose content is then the caller's to
+ * write, as is the Ethernet header. The flags tell tc about an encapsulation (BPF_F_ADJ_ROOM_ENCAP), without which a GSO
+ * packet must not grow; XDP never sees one. */
+static __always_inline int packet_grow(struct packet *p, int n, __u64 flags)
 {
 	long r;
 

@@ -135,7 +135,7 @@ static __always_inline int icmp_answer(struct packet *p, struct flow *f, const s
 	int room = f->family == FAMILY_IPV4 ? sizeof(struct iphdr) + sizeof(struct icmp_head) :
 					      sizeof(struct ipv6hdr) + sizeof(struct icmp_head);
 
-	if (packet_is_gso(p) || icmp_quote_sum(p, f, quoted, &sum) || packet_grow(p, room) ||
+	if (packet_is_gso(p) || icmp_quote_sum(p, f, quoted, &sum) || packet_grow(p, room, 0) ||
 	    bpf_skb_change_tail(SKB(p), sizeof(struct ethhdr) + room + quoted, 0))
 		return TC_ACT_SHOT;
 	packet_reload(p);

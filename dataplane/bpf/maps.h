@@ -92,7 +92,6 @@ MAP(icmp_budgets, PERCPU_ARRAY, 1, 0, __u32, struct icmp_budget);
 const volatile __u32 segments = 1; /* of the connection table */
 const volatile __u32 seed[6] = {}; /* of its hash */
 const volatile __u32 cpus = 1; /* that the kernel may ever have */
-const volatile __u32 server_slots = 1; /* entries of servers */
 const volatile __u32 loopback = 1; /* the index of lo: routes are asked as if packets came from there */
 const volatile __u32 hz = 250; /* jiffies a second */
 const volatile bool test_clock = false;

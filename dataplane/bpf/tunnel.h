@@ -126,7 +126,7 @@ static __always_inline int tunnel_wrap(struct packet *p, struct flow *f, const s
 	__u32 overhead = tunnel_overhead(s, v4), length = f->length + overhead;
 	__u32 at = sizeof(struct ethhdr) + (v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
 
-	if (ttl_down(p, f) || packet_encapsulate(p, overhead, tunnel_room_flags(s, v4)))
+	if (ttl_down(p, f) || packet_grow(p, overhead, tunnel_room_flags(s, v4)))
 		return -1;
 	struct ethhdr *eth = p->data;
 	if ((void *)(eth + 1) > p->end)
