@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"lvs/needs"
 )
 
 // TestMain lets the test be the binary that the shells ask: it is director if it is called so.
@@ -63,11 +65,8 @@ func TestManualIsThatOfTheProgram(t *testing.T) {
 			}
 		}
 	}
-	man, err := exec.LookPath("groff")
-	if err != nil {
-		t.Skip(err)
-	}
-	complaints, err := exec.Command(man, "-man", "-ww", "-z", "director.8").CombinedOutput()
+	needs.Programs(t, "groff")
+	complaints, err := exec.Command("groff", "-man", "-ww", "-z", "director.8").CombinedOutput()
 	if err != nil || len(complaints) > 0 {
 		t.Errorf("groff: %v\n%s", err, complaints)
 	}
@@ -116,9 +115,7 @@ func TestShellsComplete(t *testing.T) {
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	for shell, script := range shells {
 		t.Run(shell, func(t *testing.T) {
-			if _, err := exec.LookPath(shell); err != nil {
-				t.Skip(err)
-			}
+			needs.Programs(t, shell)
 			for _, c := range []struct{ line, want string }{
 				{"director conn", "conns"},
 				{"director apply --pr", "--prune"},
