@@ -11,7 +11,8 @@ build: ## build the binary: build/director
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags="-s -w" -o build/director ./cmd/director
 
 generate: ## compile the eBPF programs anew (needs clang 14, llvm-strip, libbpf-dev)
-	$(GO) generate ./...
+	$(GO) generate ./dataplane ./realserver
+	$(GO) generate ./cmd/...
 
 format: ## bring the sources into their form
 	gofmt -w .

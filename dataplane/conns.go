@@ -15,7 +15,8 @@ import (
 
 const (
 	ownLive      = 1
-	lifeState    = 0xff
+	lifeState    = 0x1f
+	lifeSamePort = 0x800
 	lifeForward  = 16
 	kindTemplate = 1
 )
@@ -74,6 +75,9 @@ func (in *instance) conns(now uint32, yield func(lvs.Conn, error) bool) {
 
 func (in *instance) conn(e *bpfConn, now uint32) lvs.Conn {
 	server := serverID(&in.servers[e.Server])
+	if e.Life&lifeSamePort != 0 {
+		server.Port = fromPort(e.VirtualPort)
+	}
 	return lvs.Conn{
 		Protocol: lvs.Protocol(e.Protocol),
 		State:    lvs.State(e.Life & lifeState),

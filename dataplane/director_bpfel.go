@@ -87,6 +87,11 @@ type bpfIcmpBudget struct {
 	Since uint32
 }
 
+type bpfLinks struct {
+	_    structs.HostLayout
+	Line [256]uint32
+}
+
 type bpfLoad struct {
 	_          structs.HostLayout
 	Active     int32
@@ -241,18 +246,22 @@ type bpfServiceKey struct {
 }
 
 type bpfSetting struct {
-	_               structs.HostLayout
-	TcpTimeout      [16]uint32
-	UdpTimeout      uint32
-	IcmpBurst       uint32
-	IcmpEvery       uint32
-	SweepEvery      uint32
-	SweepSlice      uint32
-	Now             uint32
-	LoForwarding    uint32
-	Random          uint32
-	LblcExpiration  uint32
-	LblcrExpiration uint32
+	_                       structs.HostLayout
+	TcpTimeout              [16]uint32
+	UdpTimeout              uint32
+	IcmpBurst               uint32
+	IcmpEvery               uint32
+	SweepEvery              uint32
+	SweepSlice              uint32
+	Now                     uint32
+	LoForwarding            uint32
+	Random                  uint32
+	LblcExpiration          uint32
+	LblcrExpiration         uint32
+	ConnReuseMode           uint32
+	ExpireNodestConn        uint32
+	ExpireQuiescentTemplate uint32
+	SloppyTcp               uint32
 }
 
 type bpfSlotUse uint32
@@ -284,6 +293,7 @@ const (
 	bpfMapDevices         = "devices"
 	bpfMapGuards          = "guards"
 	bpfMapIcmpBudgets     = "icmp_budgets"
+	bpfMapLinks           = "links"
 	bpfMapLists           = "lists"
 	bpfMapLoads           = "loads"
 	bpfMapMacs            = "macs"
@@ -368,6 +378,7 @@ type bpfMapSpecs struct {
 	Devices      *ebpf.MapSpec `ebpf:"devices"`
 	Guards       *ebpf.MapSpec `ebpf:"guards"`
 	IcmpBudgets  *ebpf.MapSpec `ebpf:"icmp_budgets"`
+	Links        *ebpf.MapSpec `ebpf:"links"`
 	Lists        *ebpf.MapSpec `ebpf:"lists"`
 	Loads        *ebpf.MapSpec `ebpf:"loads"`
 	Macs         *ebpf.MapSpec `ebpf:"macs"`
@@ -422,6 +433,7 @@ type bpfMaps struct {
 	Devices      *ebpf.Map `ebpf:"devices"`
 	Guards       *ebpf.Map `ebpf:"guards"`
 	IcmpBudgets  *ebpf.Map `ebpf:"icmp_budgets"`
+	Links        *ebpf.Map `ebpf:"links"`
 	Lists        *ebpf.Map `ebpf:"lists"`
 	Loads        *ebpf.Map `ebpf:"loads"`
 	Macs         *ebpf.Map `ebpf:"macs"`
@@ -443,6 +455,7 @@ func (m *bpfMaps) Close() error {
 		m.Devices,
 		m.Guards,
 		m.IcmpBudgets,
+		m.Links,
 		m.Lists,
 		m.Loads,
 		m.Macs,

@@ -87,7 +87,7 @@ func spec(s Sizes) (*ebpf.CollectionSpec, error) {
 	}
 	segments := s.segments()
 	for name, n := range map[string]uint32{
-		bpfMapConns: segments, bpfMapGuards: segments, bpfMapServices: uint32(s.Services) + 1, bpfMapLists: uint32(s.Services) + 1,
+		bpfMapConns: segments, bpfMapGuards: segments, bpfMapLinks: segments, bpfMapServices: uint32(s.Services) + 1, bpfMapLists: uint32(s.Services) + 1,
 		bpfMapServiceSlots: uint32(s.Services), bpfMapServers: uint32(s.Servers) + 1, bpfMapLoads: uint32(s.Servers) + 1,
 		bpfMapCounters: uint32((s.Servers + 1) * cpus), bpfMapRoutes: uint32(cpus * routesPerCPU),
 	} {
@@ -129,7 +129,7 @@ func tcpActive() (bits uint32) {
 // newSettings are the settings of a fresh instance: the whole table is swept about once a second.
 func newSettings(hz, segments uint32) bpfSetting {
 	const slice = 64 // segments: some 40 µs of work when they are full
-	s := bpfSetting{IcmpBurst: 50, IcmpEvery: max(hz/1000, 1), SweepSlice: slice}
+	s := bpfSetting{ConnReuseMode: 1, IcmpBurst: 50, IcmpEvery: max(hz/1000, 1), SweepSlice: slice}
 	s.LblcExpiration = uint32(sched.LocalityLifetime.Seconds())
 	s.LblcrExpiration = s.LblcExpiration
 	s.SweepEvery = uint32(1e9 / max(int(segments)/slice, 8))

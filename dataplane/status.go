@@ -151,7 +151,7 @@ func (in *instance) readFill(s *Status) (err error) {
 			s.Servers.Used++
 		}
 	}
-	for _, name := range []string{bpfMapConns, bpfMapGuards, bpfMapServices, bpfMapServers, bpfMapLoads, bpfMapCounters, bpfMapRoutes, bpfMapLists} {
+	for _, name := range []string{bpfMapConns, bpfMapGuards, bpfMapLinks, bpfMapServices, bpfMapServers, bpfMapLoads, bpfMapCounters, bpfMapRoutes, bpfMapLists} {
 		m, err := in.m(name)
 		if err != nil {
 			return err

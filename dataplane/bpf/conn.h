@@ -86,6 +86,14 @@ static __always_inline struct conn *line_at(struct segment *s, __u64 i)
 	return (struct conn *)((char *)s + (i << 6));
 }
 
+static __always_inline __u32 *link_of(__u32 segment, __u64 line)
+{
+	struct links *l = bpf_map_lookup_elem(&links, &segment);
+
+	BOUND(line, SEGMENT_LINES - 1);
+	return l ? &l->line[line] : NULL;
+}
+
 static __always_inline __u64 word_of(struct conn *e)
 {
 	return *(volatile __u64 *)&e->client_port;
@@ -103,6 +111,12 @@ static __always_inline bool holds(struct conn *e, const struct conn_key *k)
 	return READ_ONCE(e->own) == own;
 }
 
+/* The server's port of a connection. */
+static __always_inline __u16 conn_port(struct conn *e, const struct server *d)
+{
+	return READ_ONCE(e->life) & LIFE_SAME_PORT ? READ_ONCE(e->virtual_port) : d->port;
+}
+
 /* Whether a slot holds the connection that an answer belongs to. In an answer's key, virtual and the second port
  * are the server's, as the packet shows them. */
 static __always_inline bool holds_answer(struct conn *e, const struct conn_key *k)
@@ -116,7 +130,8 @@ static __always_inline bool holds_answer(struct conn *e, const struct conn_key *
 		return false;
 	__u32 slot = READ_ONCE(e->server);
 	struct server *d = bpf_map_lookup_elem(&servers, &slot);
-	if (!d || d->addr[1] != k->virtual[1] || d->addr[0] != k->virtual[0] || d->port != (__u16)(k->word >> 16))
+	if (!d || d->addr[1] != k->virtual[1] || d->addr[0] != k->virtual[0] ||
+	    conn_port(e, d) != (__u16)(k->word >> 16))
 		return false;
 	return READ_ONCE(e->own) == own;
 }

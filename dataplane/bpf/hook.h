@@ -57,6 +57,12 @@ static __always_inline __u32 packet_ifindex(struct packet *p)
 	return p->hook == HOOK_XDP ? XDP(p)->ingress_ifindex : SKB(p)->ifindex;
 }
 
+/* The firewall's mark. There is none yet where XDP runs. */
+static __always_inline __u32 packet_mark(struct packet *p)
+{
+	return p->hook == HOOK_TC ? SKB(p)->mark : 0;
+}
+
 /* Whether the frame is for this host: not one that a promiscuous interface sees, and no broadcast. */
 static __always_inline bool packet_is_ours(struct packet *p)
 {

@@ -55,6 +55,7 @@ MAP(ours, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct address_bits);
 /* The connection table. */
 MAP(conns, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct segment);
 MAP(guards, ARRAY, 1, 0, __u32, struct guard);
+MAP(links, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct links);
 
 /* What packets change. */
 MAP(loads, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct load);

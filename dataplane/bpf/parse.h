@@ -28,6 +28,7 @@ struct flow {
 	bool may_fragment;
 	__u8 tos; /* or traffic class */
 	__u16 spare;
+	__u32 mark; /* the firewall's */
 };
 
 enum { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16 };
@@ -155,6 +156,7 @@ static __always_inline enum parsed parse(struct packet *p, struct flow *f)
 		return PARSED_OTHER;
 	f->network = sizeof(*eth);
 	f->tcp_flags = 0;
+	f->mark = packet_mark(p);
 	if (eth->h_proto == bpf_htons(ETH_P_IP))
 		return parse_ipv4(p, f);
 	if (eth->h_proto == bpf_htons(ETH_P_IPV6))

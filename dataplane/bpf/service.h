@@ -77,6 +77,15 @@ __noinline int conn_retire(struct segment *s, __u32 segment, __u32 line)
 	return conn_end(s, g, e, &seen);
 }
 
+/* Whether connections to a server keep the port that the client asked for. */
+static __always_inline bool keeps_port(const struct server *d)
+{
+	__u32 service = d->service;
+	struct service *v = bpf_map_lookup_elem(&services, &service);
+
+	return !d->port || (v && v->persistent && !v->key.port);
+}
+
 /* A new connection from a client's port to a server's ends an older one between the two, to another address or port of ours:
  * no answer could be told from the other's. */
 __noinline int conn_give_way(struct segment *s, struct conn_key *k, __u32 segment, __u32 line, __u32 server)
@@ -87,7 +96,8 @@ __noinline int conn_give_way(struct segment *s, struct conn_key *k, __u32 segmen
 		return 0;
 	/* the answer's key in place of the packet's: there is no stack for both */
 	__u64 word = k->word, high = k->virtual[0], low = k->virtual[1];
-	k->word = (word & ~0xffff0000ULL) | (__u64)d->port << 16;
+	if (!keeps_port(d))
+		k->word = (word & ~0xffff0000ULL) | (__u64)d->port << 16;
 	k->virtual[0] = d->addr[0];
 	k->virtual[1] = d->addr[1];
 	struct conn *e = conn_find_answer(s, k, line);
@@ -102,10 +112,22 @@ __noinline int service_of(struct flow *f)
 {
 	if (!f)
 		return SCHEDULED_NOT;
-	struct service_key sk = {
-		.addr = { f->dst[0], f->dst[1] }, .port = f->dst_port, .protocol = f->protocol, .family = f->family
-	};
-	__u32 *slot = bpf_map_lookup_elem(&service_slots, &sk);
+	struct service_key sk = { .mark = f->mark, .family = f->family };
+	__u32 *slot = NULL;
+	if (f->mark)
+		slot = bpf_map_lookup_elem(&service_slots, &sk);
+	if (!slot) {
+		sk.addr[0] = f->dst[0];
+		sk.addr[1] = f->dst[1];
+		sk.mark = 0;
+		sk.protocol = f->protocol;
+		sk.port = f->dst_port;
+		slot = bpf_map_lookup_elem(&service_slots, &sk);
+	}
+	if (!slot) {
+		sk.port = 0;
+		slot = bpf_map_lookup_elem(&service_slots, &sk);
+	}
 	if (!slot)
 		return SCHEDULED_NOT;
 	if (f->protocol == IPPROTO_TCP && !begins(f))
@@ -132,7 +154,7 @@ __noinline int schedule(struct flow *f, struct conn_key *k, __u32 segment, __u32
 		return SCHEDULED_NO_SERVER;
 	if (!forward_built(d))
 		return SCHEDULED_NOT_YET;
-	__u32 life = life_begin(f, d->forward);
+	__u32 life = life_begin(f, d->forward) | (keeps_port(d) ? LIFE_SAME_PORT : 0);
 	struct conn_data data = { .life = life,
 				  .server = server,
 				  .expires = now() + timeout_of(f->protocol, life & LIFE_STATE),
@@ -184,7 +206,7 @@ static __always_inline void decide_conn(struct decision *d, struct flow *f, stru
 			return;
 		d->addr[0] = server->addr[0];
 		d->addr[1] = server->addr[1];
-		d->port = server->port;
+		d->port = conn_port(e, server);
 	}
 	d->reason = REASON_NONE;
 	d->outcome = OUTCOME_FORWARD;

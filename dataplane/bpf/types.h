@@ -170,15 +170,19 @@ struct conn {
 	__u32 expires; /* jiffies */
 };
 
-enum conn_kind { CONN_PLAIN, CONN_TEMPLATE };
+/* A template remembers a client's server; a return entry is what the answers of a FULLNAT connection find. */
+enum conn_kind { CONN_PLAIN, CONN_TEMPLATE, CONN_RETURN };
 
-/* conn.life: the state in the low byte, then flags, then the forwarding method. */
+/* conn.life: the state in the low bits, then flags, then the forwarding method. A template has its time-out there. */
 enum conn_life {
-	LIFE_STATE = 0xff,
+	LIFE_STATE = 0x1f,
 	LIFE_ACTIVE = 0x100, /* counted in load.active, else in load.inactive */
-	LIFE_NO_OUTPUT = 0x200, /* no packet of the server has been seen */
-	LIFE_ENDED = 0x400, /* unlinked: whoever still holds the entry changes nothing */
+	LIFE_ENDED = 0x200, /* unlinked: whoever still holds the entry changes nothing */
+	LIFE_NO_OUTPUT = 0x400, /* no packet of the server has been seen */
+	LIFE_SAME_PORT = 0x800, /* the server's port is that of the service, as the client sees it */
+	LIFE_CONTROLLED = 0x1000, /* has a template, which its link names */
 	LIFE_FORWARD_SHIFT = 16,
+	LIFE_SECONDS_SHIFT = 10, /* of a template */
 };
 
 /* States of a TCP connection, as in kernel IPVS and Go's lvs.State. */
@@ -201,6 +205,12 @@ enum { LINES = 64, PAGES = 4, SEGMENT_LINES = LINES * PAGES };
 
 struct segment {
 	struct conn line[SEGMENT_LINES];
+};
+
+/* A word for each line, apart from the lines because few packets need it: a controlled connection's template, as a
+ * line of the whole table; the number of connections that a template has; a FULLNAT connection's local address and port. */
+struct links {
+	__u32 line[SEGMENT_LINES];
 };
 
 /* What guards a segment; a spin lock cannot lie in memory that Go maps. */
@@ -255,4 +265,9 @@ struct setting {
 	__u32 random; /* in tests only: the last number drawn */
 	__u32 lblc_expiration; /* seconds */
 	__u32 lblcr_expiration; /* seconds */
+	/* as in kernel IPVS */
+	__u32 conn_reuse_mode;
+	__u32 expire_nodest_conn;
+	__u32 expire_quiescent_template;
+	__u32 sloppy_tcp;
 };
