@@ -47,7 +47,10 @@ func (in *instance) commit(t *lvs.Table) error {
 	if err := in.setTimeouts(t.Timeouts); err != nil {
 		return err
 	}
-	return in.removeJournal()
+	if err := in.removeJournal(); err != nil {
+		return err
+	}
+	return in.expireDeserted()
 }
 
 func (in *instance) setTimeouts(t lvs.Timeouts) error {

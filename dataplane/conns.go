@@ -19,6 +19,7 @@ const (
 	lifeSamePort = 0x800
 	lifeForward  = 16
 	kindTemplate = 1
+	templateMore = 60 // seconds that a template with connections goes on
 )
 
 func (in *instance) size() int {
@@ -32,6 +33,15 @@ func (in *instance) size() int {
 // lines gives the connection table as the kernel has it; entries change while they are read.
 func (in *instance) lines() ([]bpfConn, error) {
 	segments, err := mapped[bpfSegment](in, bpfMapConns)
+	if err != nil {
+		return nil, err
+	}
+	return unsafe.Slice(&segments[0].Line[0], len(segments)*segmentLines), nil
+}
+
+// links gives the word beside each line.
+func (in *instance) links() ([]uint32, error) {
+	segments, err := mapped[bpfLinks](in, bpfMapLinks)
 	if err != nil {
 		return nil, err
 	}
@@ -62,9 +72,19 @@ func (in *instance) conns(now uint32, yield func(lvs.Conn, error) bool) {
 		yield(lvs.Conn{}, err)
 		return
 	}
+	counts, err := in.links()
+	if err != nil {
+		yield(lvs.Conn{}, err)
+		return
+	}
 	var e bpfConn
 	for i := range lines {
-		if !snapshot(&lines[i], &e) || int32(e.Expires-now) <= 0 || int(e.Server) >= len(in.servers) {
+		if !snapshot(&lines[i], &e) || int(e.Server) >= len(in.servers) {
+			continue
+		}
+		if past := int32(e.Expires-now) <= 0; past && e.Kind == kindTemplate && counts[i] != 0 {
+			e.Expires += templateMore * in.hz // as the sweep is about to find
+		} else if past {
 			continue
 		}
 		if !yield(in.conn(&e, now), nil) {
@@ -75,17 +95,22 @@ func (in *instance) conns(now uint32, yield func(lvs.Conn, error) bool) {
 
 func (in *instance) conn(e *bpfConn, now uint32) lvs.Conn {
 	server := serverID(&in.servers[e.Server])
-	if e.Life&lifeSamePort != 0 {
+	template := e.Kind == kindTemplate
+	if lost := e.VirtualPort == 0xffff; template && (lost || e.VirtualPort == 0) || !template && e.Life&lifeSamePort != 0 {
 		server.Port = fromPort(e.VirtualPort)
+	}
+	forward := lvs.Forward(e.Life >> lifeForward)
+	if template {
+		forward = lvs.Forward(in.servers[e.Server].Forward)
 	}
 	return lvs.Conn{
 		Protocol: lvs.Protocol(e.Protocol),
 		State:    lvs.State(e.Life & lifeState),
-		Template: e.Kind == kindTemplate,
+		Template: template,
 		Client:   netip.AddrPortFrom(fromAddr(e.Client), fromPort(e.ClientPort)),
 		Virtual:  netip.AddrPortFrom(fromAddr(e.Virtual), fromPort(e.VirtualPort)),
 		Server:   netip.AddrPortFrom(server.Addr, server.Port),
-		Forward:  lvs.Forward(e.Life >> lifeForward),
+		Forward:  forward,
 		Expires:  time.Duration(e.Expires-now) * time.Second / time.Duration(in.hz),
 	}
 }

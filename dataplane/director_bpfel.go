@@ -122,6 +122,40 @@ type bpfPlaceKey struct {
 	Part    uint32
 }
 
+type bpfPlan struct {
+	_   structs.HostLayout
+	Key struct {
+		_       structs.HostLayout
+		Word    uint64
+		Client  [2]uint64
+		Virtual [2]uint64
+	}
+	Other struct {
+		_       structs.HostLayout
+		Word    uint64
+		Client  [2]uint64
+		Virtual [2]uint64
+	}
+	Home struct {
+		_       structs.HostLayout
+		Segment uint32
+		Line    uint32
+	}
+	Data struct {
+		_       structs.HostLayout
+		Life    uint32
+		Server  uint32
+		Expires uint32
+		Home    uint32
+		Version uint32
+		Link    uint32
+	}
+	Service  uint32
+	Server   uint32
+	Template uint32
+	_        [4]byte
+}
+
 type bpfQuote struct {
 	_     structs.HostLayout
 	Bytes [516]uint8
@@ -299,6 +333,7 @@ const (
 	bpfMapMacs            = "macs"
 	bpfMapOurs            = "ours"
 	bpfMapPlaces          = "places"
+	bpfMapPlans           = "plans"
 	bpfMapQuotes          = "quotes"
 	bpfMapReasons         = "reasons"
 	bpfMapRoutes          = "routes"
@@ -384,6 +419,7 @@ type bpfMapSpecs struct {
 	Macs         *ebpf.MapSpec `ebpf:"macs"`
 	Ours         *ebpf.MapSpec `ebpf:"ours"`
 	Places       *ebpf.MapSpec `ebpf:"places"`
+	Plans        *ebpf.MapSpec `ebpf:"plans"`
 	Quotes       *ebpf.MapSpec `ebpf:"quotes"`
 	Reasons      *ebpf.MapSpec `ebpf:"reasons"`
 	Routes       *ebpf.MapSpec `ebpf:"routes"`
@@ -439,6 +475,7 @@ type bpfMaps struct {
 	Macs         *ebpf.Map `ebpf:"macs"`
 	Ours         *ebpf.Map `ebpf:"ours"`
 	Places       *ebpf.Map `ebpf:"places"`
+	Plans        *ebpf.Map `ebpf:"plans"`
 	Quotes       *ebpf.Map `ebpf:"quotes"`
 	Reasons      *ebpf.Map `ebpf:"reasons"`
 	Routes       *ebpf.Map `ebpf:"routes"`
@@ -461,6 +498,7 @@ func (m *bpfMaps) Close() error {
 		m.Macs,
 		m.Ours,
 		m.Places,
+		m.Plans,
 		m.Quotes,
 		m.Reasons,
 		m.Routes,

@@ -68,7 +68,7 @@ func (w *world) mustLoadSweep() *ebpf.Program {
 	must(w.t, err)
 	in := w.mustLook()
 	replaced := map[string]*ebpf.Map{}
-	for _, name := range []string{bpfMapConns, bpfMapGuards, bpfMapServers, bpfMapLoads, bpfMapCounters, bpfMapSweepers} {
+	for _, name := range []string{bpfMapConns, bpfMapGuards, bpfMapLinks, bpfMapServers, bpfMapLoads, bpfMapCounters, bpfMapSweepers} {
 		replaced[name], err = in.m(name)
 		must(w.t, err)
 		c.Maps[name].MaxEntries = replaced[name].MaxEntries()

@@ -17,7 +17,6 @@ import (
 
 	"lvs"
 	"lvs/place"
-	"lvs/sched"
 )
 
 // Sizes are how much an instance has room for. They are set when it is loaded.
@@ -129,9 +128,8 @@ func tcpActive() (bits uint32) {
 // newSettings are the settings of a fresh instance: the whole table is swept about once a second.
 func newSettings(hz, segments uint32) bpfSetting {
 	const slice = 64 // segments: some 40 µs of work when they are full
-	s := bpfSetting{ConnReuseMode: 1, IcmpBurst: 50, IcmpEvery: max(hz/1000, 1), SweepSlice: slice}
-	s.LblcExpiration = uint32(sched.LocalityLifetime.Seconds())
-	s.LblcrExpiration = s.LblcExpiration
+	s := bpfSetting{IcmpBurst: 50, IcmpEvery: max(hz/1000, 1), SweepSlice: slice}
+	s.setPublic(lvs.DefaultSettings)
 	s.SweepEvery = uint32(1e9 / max(int(segments)/slice, 8))
 	s.setTimeouts(lvs.DefaultTimeouts, hz)
 	return s

@@ -13,7 +13,7 @@ import (
 // The verifier gives up after a million instructions. What it takes for a program differs much from one kernel to the next,
 // and every program must stay far from there on each.
 func TestVerifierEffort(t *testing.T) {
-	const most = 200_000
+	const most = 300_000
 	needs.BPF(t)
 	c, err := spec(small)
 	must(t, err)

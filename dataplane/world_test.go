@@ -213,7 +213,7 @@ func addService(id lvs.ServiceID, scheduler string, servers ...netip.AddrPort) f
 // addPersistent is a change that adds a persistent service with a server.
 func addPersistent(id lvs.ServiceID, server netip.AddrPort) func(*lvs.Table) error {
 	return func(t *lvs.Table) error {
-		if err := t.AddService(id, lvs.ServiceConfig{Scheduler: "rr", Netmask: 0xffffffff, Persistent: 60}); err != nil {
+		if err := t.AddService(id, lvs.ServiceConfig{Scheduler: "rr", Netmask: 0xffffffff, Persistent: 60, PE: "sip"}); err != nil {
 			return err
 		}
 		return t.AddServer(id, realServer(server), lvs.ServerConfig{Forward: lvs.Masq, Weight: 1})

@@ -26,6 +26,7 @@ type verbs struct {
 	Attach        attachVerb     `cmd:"" help:"Attach to network interfaces."`
 	Detach        detachVerb     `cmd:"" help:"Take the programs off network interfaces."`
 	Status        statusVerb     `cmd:"" help:"What is attached, how full the tables are, and what was not forwarded."`
+	Setting       settingVerb    `cmd:"" help:"What kernel IPVS has as sysctls: print it, or change it."`
 	List          listVerb       `cmd:"" help:"Services and servers, and what they carry."`
 	Conns         connsVerb      `cmd:"" help:"Connections."`
 	Save          saveVerb       `cmd:"" help:"Print the commands that make the table anew."`

@@ -218,6 +218,29 @@ static __always_inline bool conn_expired(struct conn *e, __u32 jiffies)
 	return (__s32)(jiffies - READ_ONCE(e->expires)) >= 0;
 }
 
+static __always_inline __u32 line_of(struct segment *s, struct conn *e)
+{
+	return ((__u64)e - (__u64)s) / sizeof(*e);
+}
+
+/* Moves an entry's time, which was seen before: false if the entry has ended. None comes after the end, whose time expires then
+ * tells. */
+static __always_inline bool conn_renew(struct conn *e, __u32 seen, __u32 expires)
+{
+#pragma clang loop unroll(disable)
+	for (int n = 0; n < 4; n++) {
+		if (seen == expires)
+			break;
+		__u32 was = __sync_val_compare_and_swap(&e->expires, seen, expires);
+		if (was == seen)
+			break;
+		if (READ_ONCE(e->life) & LIFE_ENDED)
+			return false;
+		seen = was;
+	}
+	return !(READ_ONCE(e->life) & LIFE_ENDED);
+}
+
 /* What a new entry holds besides its key. */
 struct conn_data {
 	__u32 life;
@@ -225,15 +248,16 @@ struct conn_data {
 	__u32 expires;
 	__u32 home; /* line in the segment */
 	__u32 version; /* of the segment's insertions, before the look-up that failed */
+	__u32 link;
 };
 
 enum { INSERT_FULL = -1, INSERT_RACED = -2, INSERT_EXISTS = 0x10000 };
 
 /* One try to insert: the line, or INSERT_FULL, or INSERT_RACED if the segment has changed since version. */
-static __noinline int insert_once(struct segment *s, struct guard *g, const struct conn_key *k,
+static __noinline int insert_once(struct segment *s, struct guard *g, struct links *l, const struct conn_key *k,
 				  const struct conn_data *d)
 {
-	__u32 home = d->home, version = d->version;
+	__u32 home = d->home, version = d->version, link = d->link;
 	__u32 line = home & (LINES - 1), page = (home / LINES) & (PAGES - 1), distance = 0, j;
 	int r = INSERT_RACED;
 
@@ -281,6 +305,8 @@ static __noinline int insert_once(struct segment *s, struct guard *g, const stru
 	e->life = d->life;
 	e->server = d->server;
 	e->expires = d->expires;
+	if (l)
+		l->line[(page * LINES + j) & (SEGMENT_LINES - 1)] = link;
 	g->taken[page] |= 1ULL << j;
 	/* an exchange is a full barrier: the key is there before the entry is live */
 	__sync_lock_test_and_set(&e->own, (generation + OWN_GENERATION) | distance << OWN_DISTANCE_SHIFT |
@@ -296,7 +322,8 @@ out:
 }
 
 /* Inserts a key that is not there: the line; with INSERT_EXISTS added if another CPU was faster; or a negative. */
-static __noinline int conn_insert(struct segment *s, struct guard *g, struct conn_key *k, struct conn_data *d)
+static __noinline int conn_insert(struct segment *s, struct guard *g, struct links *l, struct conn_key *k,
+				  struct conn_data *d)
 {
 #pragma clang loop unroll(disable)
 	for (__u32 n = 0; n < 8; n++) {
@@ -305,7 +332,7 @@ static __noinline int conn_insert(struct segment *s, struct guard *g, struct con
 		int i = scan(s, k, d->home);
 		if (i >= 0)
 			return i | INSERT_EXISTS;
-		i = insert_once(s, g, k, d);
+		i = insert_once(s, g, l, k, d);
 		if (i != INSERT_RACED)
 			return i;
 	}
@@ -314,7 +341,8 @@ static __noinline int conn_insert(struct segment *s, struct guard *g, struct con
 
 /* An entry to take out, as it was when that was decided. */
 struct conn_seen {
-	__u32 line; /* in the segment */
+	__u32 segment;
+	__u32 line;
 	__u32 own;
 	__u32 expires;
 	__u32 now;

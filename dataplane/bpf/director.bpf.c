@@ -86,7 +86,7 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 	bool output = d->direction == DIRECTION_OUTPUT;
 	enum routed routed = route_to(p, output ? d->addr : f->src, output ? f->dst : d->addr, &r);
 
-	if (!r || !d->conn)
+	if (!r)
 		return packet_pass(p);
 	/* whatever needs more than a rewrite is tc's to do */
 	bool fits = !r->mtu || f->length + overhead_of(d) <= r->mtu || packet_is_gso(p);
@@ -96,7 +96,8 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 			r->probe = 1;
 		return packet_pass(p);
 	}
-	conn_touch(d->conn, f, d->direction);
+	if (d->conn)
+		conn_touch(d->conn, d->at, f, d->direction);
 	if (f->ttl <= 1)
 		return output ? drop(p, REASON_TTL) : refuse(p, f, &time_exceeded, REASON_TTL);
 	if (routed == ROUTED_NOWHERE)

@@ -27,7 +27,8 @@ struct flow {
 	__u32 length; /* IP bytes */
 	bool may_fragment;
 	__u8 tos; /* or traffic class */
-	__u16 spare;
+	bool early; /* tc will see the packet, too, if it is passed: what can be decided only once is left to it */
+	__u8 spare;
 	__u32 mark; /* the firewall's */
 };
 
@@ -157,6 +158,7 @@ static __always_inline enum parsed parse(struct packet *p, struct flow *f)
 	f->network = sizeof(*eth);
 	f->tcp_flags = 0;
 	f->mark = packet_mark(p);
+	f->early = p->hook == HOOK_XDP;
 	if (eth->h_proto == bpf_htons(ETH_P_IP))
 		return parse_ipv4(p, f);
 	if (eth->h_proto == bpf_htons(ETH_P_IPV6))

@@ -3,7 +3,7 @@
  * the packet itself, so it is verified once and shared by the hooks. */
 #pragma once
 #include "sched.h"
-#include "tcp.h"
+#include "template.h"
 
 enum outcome {
 	OUTCOME_PASS, /* not ours, or left to the kernel for a reason */
@@ -21,7 +21,7 @@ struct decision {
 	__u32 direction;
 	__u16 port;
 	__u16 forward;
-	__u32 spare;
+	__u32 at; /* the connection's line of the whole table */
 };
 
 static __always_inline __u32 ours_bit(const __u64 addr[2])
@@ -73,38 +73,38 @@ __noinline int conn_retire(struct segment *s, __u32 segment, __u32 line)
 	if (!s || !g)
 		return 0;
 	struct conn *e = line_at(s, line);
-	struct conn_seen seen = { line & (SEGMENT_LINES - 1), READ_ONCE(e->own), READ_ONCE(e->expires), now() };
+	struct conn_seen seen = { segment, line & (SEGMENT_LINES - 1), READ_ONCE(e->own), READ_ONCE(e->expires),
+				  now() };
 	return conn_end(s, g, e, &seen);
 }
 
-/* Whether connections to a server keep the port that the client asked for. */
-static __always_inline bool keeps_port(const struct server *d)
+/* Whether a connection to a server keeps the port that the client asked for. */
+static __always_inline bool keeps_port(const struct server *d, __u16 port)
 {
 	__u32 service = d->service;
 	struct service *v = bpf_map_lookup_elem(&services, &service);
 
-	return !d->port || (v && v->persistent && !v->key.port);
+	return !d->port || (v && v->persistent && v->key.port != port);
 }
 
-/* A new connection from a client's port to a server's ends an older one between the two, to another address or port of ours:
- * no answer could be told from the other's. */
-__noinline int conn_give_way(struct segment *s, struct conn_key *k, __u32 segment, __u32 line, __u32 server)
+/* A new connection from a client's port to the plan's server ends an older one between the two, to another address or port of
+ * ours: no answer could be told from the other's. */
+__noinline int conn_give_way(struct plan *p)
 {
-	struct server *d = bpf_map_lookup_elem(&servers, &server);
-
-	if (!s || !k || !d)
+	if (!p)
 		return 0;
-	/* the answer's key in place of the packet's: there is no stack for both */
-	__u64 word = k->word, high = k->virtual[0], low = k->virtual[1];
-	if (!keeps_port(d))
-		k->word = (word & ~0xffff0000ULL) | (__u64)d->port << 16;
+	struct segment *s = bpf_map_lookup_elem(&conns, &p->home.segment);
+	struct server *d = bpf_map_lookup_elem(&servers, &p->server);
+	if (!s || !d)
+		return 0;
+	struct conn_key *k = &p->other;
+	*k = p->key;
+	if (!keeps_port(d, k->word >> 16))
+		k->word = (k->word & ~0xffff0000ULL) | (__u64)d->port << 16;
 	k->virtual[0] = d->addr[0];
 	k->virtual[1] = d->addr[1];
-	struct conn *e = conn_find_answer(s, k, line);
-	k->word = word;
-	k->virtual[0] = high;
-	k->virtual[1] = low;
-	return e ? conn_retire(s, segment, ((__u64)e - (__u64)s) / sizeof(*e)) : 0;
+	struct conn *e = conn_find_answer(s, k, p->home.line);
+	return e ? conn_retire(s, p->home.segment, line_of(s, e)) : 0;
 }
 
 /* The slot of the service that makes a connection of a packet, or a negative of the above. */
@@ -124,63 +124,120 @@ __noinline int service_of(struct flow *f)
 		sk.port = f->dst_port;
 		slot = bpf_map_lookup_elem(&service_slots, &sk);
 	}
+	if (!slot && f->protocol == IPPROTO_TCP &&
+	    (f->dst_port == bpf_htons(FTP_DATA_PORT) || bpf_ntohs(f->dst_port) >= UNPRIVILEGED_PORT)) {
+		sk.port = bpf_htons(FTP_PORT);
+		slot = bpf_map_lookup_elem(&service_slots, &sk);
+	}
 	if (!slot) {
 		sk.port = 0;
 		slot = bpf_map_lookup_elem(&service_slots, &sk);
 	}
 	if (!slot)
 		return SCHEDULED_NOT;
-	if (f->protocol == IPPROTO_TCP && !begins(f))
+	if (f->protocol == IPPROTO_TCP && !begins(f) && (!settings.sloppy_tcp || f->tcp_flags & TCP_RST))
 		return SCHEDULED_NO_CONN;
 	__u32 service = *slot;
 	struct service *v = bpf_map_lookup_elem(&services, &service);
-	if (!v)
+	/* a server's FTP data connection was begun by the server, and is not scheduled */
+	if (!v || f->src_port == bpf_htons(FTP_DATA_PORT))
 		return SCHEDULED_NOT;
-	if (v->persistent || v->one_packet)
+	/* the data connections of FTP follow the others only by a template */
+	if (v->key.port && v->key.port != f->dst_port && !v->persistent)
+		return SCHEDULED_NOT;
+	if (v->persistent && v->engine)
 		return SCHEDULED_NOT_YET;
 	return service;
 }
 
-/* Makes a connection to a server: the entry's line in its segment, or a negative of the above. */
-__noinline int schedule(struct flow *f, struct conn_key *k, __u32 segment, __u32 line, __u32 server)
+/* Makes a connection to the plan's server: the entry's line in its segment, or a negative of the above. */
+__noinline int schedule(struct flow *f, struct plan *p)
 {
-	struct segment *s = bpf_map_lookup_elem(&conns, &segment);
-	struct guard *g = bpf_map_lookup_elem(&guards, &segment);
-	struct server *d = bpf_map_lookup_elem(&servers, &server);
-
-	if (!f || !k || !s || !g)
+	if (!f || !p)
 		return SCHEDULED_NOT;
-	if (!server || !d)
+	struct segment *s = bpf_map_lookup_elem(&conns, &p->home.segment);
+	struct guard *g = bpf_map_lookup_elem(&guards, &p->home.segment);
+	struct links *l = bpf_map_lookup_elem(&links, &p->home.segment);
+	struct server *d = bpf_map_lookup_elem(&servers, &p->server);
+	if (!s || !g || !l || !d)
+		return SCHEDULED_NOT;
+	__u32 life = life_begin(f, d->forward) | (keeps_port(d, f->dst_port) ? LIFE_SAME_PORT : 0);
+	if (p->template != NO_TEMPLATE)
+		life |= LIFE_CONTROLLED;
+	p->data.life = life;
+	p->data.server = p->server;
+	p->data.expires = now() + timeout_of(f->protocol, life & LIFE_STATE);
+	p->data.home = p->home.line;
+	p->data.link = p->template;
+	if (d->forward == FORWARD_MASQ)
+		conn_give_way(p);
+	int i = conn_insert(s, g, l, &p->key, &p->data);
+	if (i >= 0 && !(i & INSERT_EXISTS)) {
+		load_begin(p->server, life & LIFE_ACTIVE ? LOAD_ACTIVE : LOAD_INACTIVE);
+		return i;
+	}
+	if (p->template != NO_TEMPLATE)
+		template_count(p->template, -1);
+	if (i >= 0)
+		return i & (SEGMENT_LINES - 1);
+	return i == INSERT_FULL ? SCHEDULED_FULL : SCHEDULED_BUSY;
+}
+
+/* Finds the plan's server, with the template if the service is persistent: 0, or a negative of the above. */
+static __always_inline int choose(struct flow *f, struct plan *p, struct service *v)
+{
+	p->template = NO_TEMPLATE;
+	p->server = template_server(f, p);
+	if (!p->server)
+		p->server = pick_server(f, p->service);
+	struct server *d = bpf_map_lookup_elem(&servers, &p->server);
+	if (!p->server || !d)
 		return SCHEDULED_NO_SERVER;
 	if (!forward_built(d))
 		return SCHEDULED_NOT_YET;
-	__u32 life = life_begin(f, d->forward) | (keeps_port(d) ? LIFE_SAME_PORT : 0);
-	struct conn_data data = { .life = life,
-				  .server = server,
-				  .expires = now() + timeout_of(f->protocol, life & LIFE_STATE),
-				  .home = line };
-	if (d->forward == FORWARD_MASQ)
-		conn_give_way(s, k, segment, line, server);
-	int i = conn_insert(s, g, k, &data);
-	if (i == INSERT_FULL)
-		return SCHEDULED_FULL;
-	if (i < 0)
-		return SCHEDULED_BUSY;
-	if (!(i & INSERT_EXISTS))
-		load_begin(server, life & LIFE_ACTIVE);
-	return i & (SEGMENT_LINES - 1);
+	int e = v->persistent ? template_hold(f, p) : 0;
+	return e == INSERT_FULL ? SCHEDULED_FULL : e ? SCHEDULED_BUSY : 0;
 }
 
+/* A packet of a one-packet service: no entry, no load, and its answer is not known. */
+static __always_inline void decide_once(struct decision *d, struct flow *f, struct plan *p)
+{
+	struct server *server = bpf_map_lookup_elem(&servers, &p->server);
+
+	if (p->template != NO_TEMPLATE)
+		template_count(p->template, -1);
+	if (!server)
+		return;
+	/* it counts for a moment, which a threshold may notice */
+	load_begin(p->server, LOAD_INACTIVE);
+	load_end(p->server, LOAD_INACTIVE);
+	d->outcome = OUTCOME_FORWARD;
+	d->direction = DIRECTION_INPUT;
+	d->server = p->server;
+	d->forward = server->forward;
+	d->addr[0] = server->addr[0];
+	d->addr[1] = server->addr[1];
+	d->port = keeps_port(server, f->dst_port) ? f->dst_port : server->port;
+}
+
+/* Whether the packet begins a new connection in place of one that is all but over. */
 static __always_inline bool conn_replaced_by(struct conn *e, struct flow *f)
 {
-	__u32 state = READ_ONCE(e->life) & LIFE_STATE;
+	__u32 life = READ_ONCE(e->life), mode = settings.conn_reuse_mode;
 
-	return f->protocol == IPPROTO_TCP && begins(f) && (state == TCP_TIME_WAIT || state == TCP_CLOSE);
+	if (f->protocol != IPPROTO_TCP || !begins(f) || !mode || life & LIFE_CONTROLLED)
+		return false;
+	return (life & LIFE_STATE) == TCP_TIME_WAIT || (life & LIFE_STATE) == TCP_CLOSE ||
+	       (mode & 2 && (life & (LIFE_STATE | LIFE_NO_OUTPUT)) == (TCP_FIN_WAIT | LIFE_NO_OUTPUT));
 }
 
-static __always_inline __u32 line_of(struct segment *s, struct conn *e)
+/* Whether a connection is over because its server is gone, or quiesced and the packet would begin a new one. */
+static __always_inline bool conn_deserted(struct conn *e, struct flow *f)
 {
-	return ((__u64)e - (__u64)s) / sizeof(*e);
+	__u32 slot = READ_ONCE(e->server);
+	struct server *d = bpf_map_lookup_elem(&servers, &slot);
+
+	return d && (d->use != SLOT_LIVE || (!d->weight && f->protocol == IPPROTO_TCP && begins(f)));
 }
 
 /* The packet belongs to a connection, in a direction. */
@@ -212,32 +269,9 @@ static __always_inline void decide_conn(struct decision *d, struct flow *f, stru
 	d->outcome = OUTCOME_FORWARD;
 }
 
-static __always_inline void decide_input(struct decision *d, struct flow *f)
+static __always_inline void decide_scheduled(struct decision *d, int scheduled)
 {
-	struct conn_key k = { .word = key_word(f->src_port, f->dst_port, f->protocol, CONN_PLAIN),
-			      .client = { f->src[0], f->src[1] },
-			      .virtual = { f->dst[0], f->dst[1] } };
-	struct home h = home_of(&k);
-	struct segment *s = bpf_map_lookup_elem(&conns, &h.segment);
-
-	if (!s)
-		return;
-	struct conn *e = conn_find(s, &k, h.line);
-	if (e && (conn_expired(e, now()) || conn_replaced_by(e, f))) {
-		conn_retire(s, h.segment, line_of(s, e));
-		e = NULL;
-	}
-	if (e) {
-		decide_conn(d, f, e, DIRECTION_INPUT);
-		return;
-	}
-	/* step by step, not nested, for the stack's sake */
-	int i = service_of(f);
-	if (i >= 0)
-		i = schedule(f, &k, h.segment, h.line, pick_server(f, i));
-	switch (i) {
-	case SCHEDULED_NOT:
-		return;
+	switch (scheduled) {
 	case SCHEDULED_NO_CONN:
 		d->reason = REASON_NO_CONN;
 		return;
@@ -257,34 +291,91 @@ static __always_inline void decide_input(struct decision *d, struct flow *f)
 		d->outcome = OUTCOME_DROP;
 		return;
 	}
+}
+
+/* A packet without a connection. Step by step, not nested, for the stack's sake. */
+static __always_inline void decide_new(struct decision *d, struct flow *f, struct plan *p, struct segment *s)
+{
+	int i = service_of(f);
+	if (i >= 0) {
+		p->service = i;
+		struct service *v = bpf_map_lookup_elem(&services, &p->service);
+		if (!v)
+			return;
+		bool once = v->one_packet && f->protocol == IPPROTO_UDP;
+		if (once && f->early)
+			return;
+		i = choose(f, p, v);
+		if (!i && once) {
+			decide_once(d, f, p);
+			return;
+		}
+		if (!i)
+			i = schedule(f, p);
+	}
+	if (i < 0) {
+		decide_scheduled(d, i);
+		return;
+	}
+	d->at = p->home.segment * SEGMENT_LINES + i;
 	decide_conn(d, f, line_at(s, i), DIRECTION_INPUT);
 }
 
-static __always_inline void decide_output(struct decision *d, struct flow *f)
+static __always_inline void decide_input(struct decision *d, struct flow *f, struct plan *p)
 {
-	struct conn_key k = { .word = key_word(f->dst_port, f->src_port, f->protocol, CONN_PLAIN),
-			      .client = { f->dst[0], f->dst[1] },
-			      .virtual = { f->src[0], f->src[1] } };
-	struct home h = home_of(&k);
+	p->key.word = key_word(f->src_port, f->dst_port, f->protocol, CONN_PLAIN);
+	p->key.client[0] = f->src[0];
+	p->key.client[1] = f->src[1];
+	p->key.virtual[0] = f->dst[0];
+	p->key.virtual[1] = f->dst[1];
+	struct home h = home_of(&p->key);
 	struct segment *s = bpf_map_lookup_elem(&conns, &h.segment);
-
 	if (!s)
 		return;
-	struct conn *e = conn_find_answer(s, &k, h.line);
-	if (e && !conn_expired(e, now()))
-		decide_conn(d, f, e, DIRECTION_OUTPUT);
+	struct conn *e = conn_find(s, &p->key, h.line);
+	if (e && (conn_expired(e, now()) || conn_replaced_by(e, f) ||
+		  (settings.expire_nodest_conn && conn_deserted(e, f)))) {
+		conn_retire(s, h.segment, line_of(s, e));
+		e = NULL;
+	}
+	if (e) {
+		d->at = h.segment * SEGMENT_LINES + line_of(s, e);
+		decide_conn(d, f, e, DIRECTION_INPUT);
+		return;
+	}
+	p->home = h;
+	decide_new(d, f, p, s);
+}
+
+static __always_inline void decide_output(struct decision *d, struct flow *f, struct plan *p)
+{
+	p->key.word = key_word(f->dst_port, f->src_port, f->protocol, CONN_PLAIN);
+	p->key.client[0] = f->dst[0];
+	p->key.client[1] = f->dst[1];
+	p->key.virtual[0] = f->src[0];
+	p->key.virtual[1] = f->src[1];
+	struct home h = home_of(&p->key);
+	struct segment *s = bpf_map_lookup_elem(&conns, &h.segment);
+	if (!s)
+		return;
+	struct conn *e = conn_find_answer(s, &p->key, h.line);
+	if (!e || conn_expired(e, now()))
+		return;
+	d->at = h.segment * SEGMENT_LINES + line_of(s, e);
+	decide_conn(d, f, e, DIRECTION_OUTPUT);
 }
 
 static __always_inline void decide(struct decision *d, struct flow *f)
 {
 	__u32 zero = 0;
 	struct address_bits *o = bpf_map_lookup_elem(&ours, &zero);
+	struct plan *p = bpf_map_lookup_elem(&plans, &zero);
 
 	__builtin_memset(d, 0, sizeof(*d));
-	if (!o)
+	if (!o || !p)
 		return;
 	if (ours_has(o->virtual, f->dst))
-		decide_input(d, f);
+		decide_input(d, f, p);
 	if (d->outcome == OUTCOME_PASS && !d->reason && ours_has(o->server, f->src))
-		decide_output(d, f);
+		decide_output(d, f, p);
 }

@@ -47,8 +47,18 @@ static __always_inline void load_judge(struct load *l, struct server *d)
 		WRITE_ONCE(l->overloaded, over);
 }
 
-/* A connection begins: it counts at once, so that the next choice sees it. */
-static __always_inline void load_begin(__u32 server, bool active)
+enum load_kind { LOAD_INACTIVE, LOAD_ACTIVE, LOAD_PERSISTENT };
+
+static __always_inline void load_add(struct load *l, enum load_kind kind, __s32 n)
+{
+	__sync_fetch_and_add(kind == LOAD_ACTIVE     ? &l->active :
+			     kind == LOAD_PERSISTENT ? &l->persistent :
+						       &l->inactive,
+			     n);
+}
+
+/* A connection or a template begins: it counts at once, so that the next choice sees it. */
+static __always_inline void load_begin(__u32 server, enum load_kind kind)
 {
 	struct load *l = bpf_map_lookup_elem(&loads, &server);
 	struct server *d = bpf_map_lookup_elem(&servers, &server);
@@ -56,8 +66,8 @@ static __always_inline void load_begin(__u32 server, bool active)
 
 	if (!l || !d)
 		return;
-	__sync_fetch_and_add(active ? &l->active : &l->inactive, 1);
-	if (c)
+	load_add(l, kind, 1);
+	if (c && kind != LOAD_PERSISTENT)
 		c->conns++;
 	load_judge(l, d);
 }
@@ -72,13 +82,13 @@ static __always_inline void load_move(__u32 server, bool active)
 	__sync_fetch_and_add(&l->inactive, active ? -1 : 1);
 }
 
-static __always_inline void load_end(__u32 server, bool active)
+static __always_inline void load_end(__u32 server, enum load_kind kind)
 {
 	struct load *l = bpf_map_lookup_elem(&loads, &server);
 	struct server *d = bpf_map_lookup_elem(&servers, &server);
 
 	if (!l || !d)
 		return;
-	__sync_fetch_and_add(active ? &l->active : &l->inactive, -1);
+	load_add(l, kind, -1);
 	load_judge(l, d);
 }

@@ -86,7 +86,7 @@ static __noinline int insert_slowly(struct segment *s, struct guard *g, struct c
 		linger();
 		if (no_version)
 			d->version = READ_ONCE(g->version);
-		i = insert_once(s, g, k, d);
+		i = insert_once(s, g, NULL, k, d);
 		if (i != INSERT_RACED)
 			return i;
 	}
@@ -119,14 +119,14 @@ static __always_inline void try_insert(struct worker *w, struct segment *s, stru
 			       .server = id,
 			       .expires = old ? now() - 1 : now() + FAR,
 			       .home = line };
-	int i = slow ? insert_slowly(s, g, k, &d) : conn_insert(s, g, k, &d);
+	int i = slow ? insert_slowly(s, g, k, &d) : conn_insert(s, g, NULL, k, &d);
 	if (i < 0) {
 		w->refused++;
 	} else if (i & INSERT_EXISTS) {
 		w->lost_inserts++;
 	} else {
 		w->inserted++;
-		load_begin(id, false);
+		load_begin(id, LOAD_INACTIVE);
 		entries_add(id, 1, w);
 	}
 }
@@ -134,7 +134,8 @@ static __always_inline void try_insert(struct worker *w, struct segment *s, stru
 static __always_inline void try_delete(struct worker *w, struct segment *s, struct guard *g, struct conn_key *k,
 				       struct conn *e, __u32 id)
 {
-	struct conn_seen seen = { ((__u64)e - (__u64)s) / sizeof(*e), READ_ONCE(e->own), READ_ONCE(e->expires), now() };
+	struct conn_seen seen = { 0, ((__u64)e - (__u64)s) / sizeof(*e), READ_ONCE(e->own), READ_ONCE(e->expires),
+				  now() };
 
 	barrier();
 	if (!holds(e, k) || READ_ONCE(e->own) != seen.own)
@@ -166,7 +167,7 @@ static __always_inline void try_touch(struct worker *w, struct conn *e)
 {
 	struct flow f = { .protocol = IPPROTO_TCP, .tcp_flags = (w->random >> 48) & 31 };
 
-	conn_touch(e, &f, DIRECTION_INPUT);
+	conn_touch(e, 0, &f, DIRECTION_INPUT);
 }
 
 static long stress_step(__u32 n, struct worker **of)

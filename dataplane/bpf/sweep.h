@@ -45,10 +45,11 @@ static long sweep_line(__u32 n, struct slice *c)
 	if (!s || !g)
 		return 1;
 	struct conn *e = line_at(s, i);
-	struct conn_seen seen = { i, READ_ONCE(e->own), READ_ONCE(e->expires), c->now };
+	struct conn_seen seen = { c->segment, i, READ_ONCE(e->own), READ_ONCE(e->expires), c->now };
 	if (seen.own & OWN_DEAD)
 		conn_release(s, g, i);
-	else if (seen.own & OWN_LIVE && (__s32)(c->now - seen.expires) >= 0)
+	else if (seen.own & OWN_LIVE && (__s32)(c->now - seen.expires) >= 0 &&
+		 !template_goes_on(e, c->segment, i, seen.expires))
 		c->ended += conn_end(s, g, e, &seen);
 	return 0;
 }

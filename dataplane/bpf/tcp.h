@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* tcp.h - what a packet does to its connection: state by the table from Go, time-out, activity. */
 #pragma once
-#include "stats.h"
+#include "control.h"
 
 static __always_inline __u32 tcp_step(__u32 state, __u8 flags, enum direction dir)
 {
@@ -51,15 +51,18 @@ static __always_inline __u32 life_next(__u32 life, struct flow *f, enum directio
 		life &= ~LIFE_NO_OUTPUT;
 	else if (life & LIFE_NO_OUTPUT)
 		dir = DIRECTION_INPUT_ONLY;
+	/* LIFE_ASSURED is the next bit after LIFE_CONTROLLED */
 	if (f->protocol != IPPROTO_TCP)
-		return life;
+		return dir == DIRECTION_OUTPUT ? life | (life & LIFE_CONTROLLED) << 1 : life;
 	__u32 state = tcp_step(life & LIFE_STATE, f->tcp_flags, dir);
+	if (state == TCP_ESTABLISHED)
+		life |= (life & LIFE_CONTROLLED) << 1;
 	return (life & ~(LIFE_STATE | LIFE_ACTIVE)) | state | ((tcp_active >> state) & 1 ? LIFE_ACTIVE : 0);
 }
 
-/* A packet was seen. Both directions may come at once on two CPUs, and the end as well: each change is exactly one
- * CPU's, and none comes after the end, whose time expires then tells. */
-static __always_inline void conn_touch(struct conn *e, struct flow *f, enum direction dir)
+/* A packet was seen by the connection in a line of the whole table. Both directions may come at once on two CPUs, and the end
+ * as well: each change is exactly one CPU's. */
+static __always_inline void conn_touch(struct conn *e, __u32 at, struct flow *f, enum direction dir)
 {
 	__u32 seen = READ_ONCE(e->expires), life = READ_ONCE(e->life), next = life;
 
@@ -74,30 +77,27 @@ static __always_inline void conn_touch(struct conn *e, struct flow *f, enum dire
 		if (was == life) {
 			if ((life ^ next) & LIFE_ACTIVE)
 				load_move(e->server, next & LIFE_ACTIVE);
+			if ((life ^ next) & LIFE_ASSURED)
+				template_assure(at);
 			break;
 		}
 		next = life = was;
 	}
-	__u32 expires = now() + timeout_of(f->protocol, next & LIFE_STATE);
-#pragma clang loop unroll(disable)
-	for (int n = 0; n < 4; n++) {
-		if (seen == expires)
-			return;
-		__u32 was = __sync_val_compare_and_swap(&e->expires, seen, expires);
-		if (was == seen || READ_ONCE(e->life) & LIFE_ENDED)
-			return;
-		seen = was;
-	}
+	conn_renew(e, seen, now() + timeout_of(f->protocol, next & LIFE_STATE));
 }
 
 /* Ends an entry as it was seen: it is no longer found, and no longer its server's load. */
 static __always_inline bool conn_end(struct segment *s, struct guard *g, struct conn *e, struct conn_seen *seen)
 {
-	__u32 server = READ_ONCE(e->server);
+	__u32 server = READ_ONCE(e->server), *link = link_of(seen->segment, seen->line);
+	__u32 template = link ? READ_ONCE(*link) : 0;
+	__u8 kind = READ_ONCE(e->kind);
 
 	__u32 life = conn_unlink(s, g, seen);
 	if (!life)
 		return false;
-	load_end(server, life & LIFE_ACTIVE);
+	load_end(server, kind == CONN_TEMPLATE ? LOAD_PERSISTENT : life & LIFE_ACTIVE ? LOAD_ACTIVE : LOAD_INACTIVE);
+	if (kind == CONN_PLAIN && life & LIFE_CONTROLLED)
+		template_count(template, -1);
 	return true;
 }

@@ -181,9 +181,13 @@ enum conn_life {
 	LIFE_NO_OUTPUT = 0x400, /* no packet of the server has been seen */
 	LIFE_SAME_PORT = 0x800, /* the server's port is that of the service, as the client sees it */
 	LIFE_CONTROLLED = 0x1000, /* has a template, which its link names */
+	LIFE_ASSURED = 0x2000, /* and has assured it */
 	LIFE_FORWARD_SHIFT = 16,
 	LIFE_SECONDS_SHIFT = 10, /* of a template */
 };
+
+/* The state of a template: whether a connection has come through. As in Go's lvs.TemplateAssured. */
+enum { TEMPLATE_ASSURED = 1 };
 
 /* States of a TCP connection, as in kernel IPVS and Go's lvs.State. */
 enum tcp_state {

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* control.h - what connections do to their template: they are counted by it, assure it, and keep it alive. */
+#pragma once
+#include "stats.h"
+
+/* How long a template goes on that runs out while it has connections, and from then on at each use. */
+enum { TEMPLATE_MORE = 60 }; /* seconds */
+
+/* A line of the whole table. */
+static __always_inline struct conn *conn_at(__u32 at)
+{
+	__u32 segment = at / SEGMENT_LINES;
+	struct segment *s = bpf_map_lookup_elem(&conns, &segment);
+
+	return s ? line_at(s, at) : NULL;
+}
+
+static __always_inline void template_count(__u32 at, __s32 more)
+{
+	__u32 *count = link_of(at / SEGMENT_LINES, at);
+
+	if (count)
+		__sync_fetch_and_add(count, more);
+}
+
+/* Traffic has gone both ways. */
+static __always_inline void template_assure(__u32 at)
+{
+	__u32 *template = link_of(at / SEGMENT_LINES, at);
+	struct conn *e = template ? conn_at(*template) : NULL;
+
+	if (e)
+		__sync_fetch_and_or(&e->life, TEMPLATE_ASSURED);
+}
+
+/* Whether a template whose time is over goes on, because it has connections. */
+static __always_inline bool template_goes_on(struct conn *e, __u32 segment, __u32 line, __u32 expires)
+{
+	__u32 *count = link_of(segment, line), life = READ_ONCE(e->life);
+
+	if (READ_ONCE(e->kind) != CONN_TEMPLATE || !count || !READ_ONCE(*count))
+		return false;
+	if (__sync_val_compare_and_swap(&e->expires, expires, expires + TEMPLATE_MORE * hz) != expires)
+		return true;
+#pragma clang loop unroll(disable)
+	for (int n = 0; n < 3; n++) {
+		__u32 next = (life & ((1 << LIFE_SECONDS_SHIFT) - 1)) | TEMPLATE_MORE << LIFE_SECONDS_SHIFT;
+		__u32 was = __sync_val_compare_and_swap(&e->life, life, next);
+		if (was == life)
+			break;
+		life = was;
+	}
+	return true;
+}

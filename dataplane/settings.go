@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"errors"
+	"io/fs"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"lvs"
+)
+
+func (s *bpfSetting) public() lvs.Settings {
+	return lvs.Settings{
+		ConnReuseMode: s.ConnReuseMode, ExpireNodestConn: s.ExpireNodestConn, ExpireQuiescentTemplate: s.ExpireQuiescentTemplate,
+		LBLCExpiration: s.LblcExpiration, LBLCRExpiration: s.LblcrExpiration, SloppyTCP: s.SloppyTcp,
+	}
+}
+
+func (s *bpfSetting) setPublic(to lvs.Settings) {
+	s.ConnReuseMode, s.ExpireNodestConn, s.ExpireQuiescentTemplate = to.ConnReuseMode, to.ExpireNodestConn, to.ExpireQuiescentTemplate
+	s.LblcExpiration, s.LblcrExpiration, s.SloppyTcp = to.LBLCExpiration, to.LBLCRExpiration, to.SloppyTCP
+}
+
+// Settings reads the settings; where nothing is loaded they are the defaults.
+func (d *Director) Settings() (lvs.Settings, error) {
+	in, done, err := d.reading(unix.LOCK_SH)
+	if errors.Is(err, fs.ErrNotExist) {
+		return lvs.DefaultSettings, nil
+	}
+	if err != nil {
+		return lvs.Settings{}, err
+	}
+	defer done()
+	s, err := in.settings()
+	return s.public(), err
+}
+
+// Set changes settings, all at once. It loads the instance if there is none.
+func (d *Director) Set(change func(*lvs.Settings) error) error {
+	in, err := d.loaded()
+	if err != nil {
+		return err
+	}
+	defer in.close()
+	s, err := in.settings()
+	if err != nil {
+		return err
+	}
+	public := s.public()
+	if err := change(&public); err != nil {
+		return err
+	}
+	s.setPublic(public)
+	return in.putSettings(s)
+}
+
+// expireDeserted ends the connections of servers that were removed, where the settings say so. The sweep takes them out; until
+// then they are past their time. A connection that is missed ends with its next packet.
+func (in *instance) expireDeserted() error {
+	s, err := in.settings()
+	if err != nil || s.ExpireNodestConn == 0 {
+		return err
+	}
+	lines, err := in.lines()
+	if err != nil {
+		return err
+	}
+	now := jiffies(in.hz)
+	for i := range lines {
+		e := &lines[i]
+		if atomic.LoadUint32(&e.Own)&ownLive == 0 || e.Kind == kindTemplate || int(e.Server) >= len(in.servers) {
+			continue
+		}
+		if bpfSlotUse(in.servers[e.Server].Use) == bpfSlotUseSLOT_REMOVED {
+			atomic.StoreUint32(&e.Expires, now)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lvs
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Settings are the switches of kernel IPVS (/proc/sys/net/ipv4/vs), with its names and meanings.
+type Settings struct {
+	ConnReuseMode           uint32 // what a SYN does to an entry of the same client port: see [SettingNames]
+	ExpireNodestConn        uint32 // 1: a connection ends with its server
+	ExpireQuiescentTemplate uint32 // 1: a template ends when its server has weight 0
+	LBLCExpiration          uint32 // seconds that lblc remembers an unused destination
+	LBLCRExpiration         uint32 // seconds after which lblcr takes a server out of a destination's set
+	SloppyTCP               uint32 // 1: any packet but a RST begins a TCP connection
+}
+
+// DefaultSettings are those of kernel IPVS.
+var DefaultSettings = Settings{ConnReuseMode: 1, LBLCExpiration: 86400, LBLCRExpiration: 86400}
+
+// SettingName is a setting by its name in the kernel.
+type SettingName struct {
+	Name  string
+	Max   uint32
+	About string
+	field func(*Settings) *uint32
+}
+
+// SettingNames are all settings, by name.
+var SettingNames = []SettingName{
+	{"conn_reuse_mode", 3, "when a SYN from a known client port begins a new connection: 0 never, 1 after TIME_WAIT or CLOSE, 2 or 3 also after a client's FIN whose answer is not seen",
+		func(s *Settings) *uint32 { return &s.ConnReuseMode }},
+	{"expire_nodest_conn", 1, "1: a connection ends when its server is removed; 0: its packets are dropped until the server comes back",
+		func(s *Settings) *uint32 { return &s.ExpireNodestConn }},
+	{"expire_quiescent_template", 1, "1: a persistent client leaves a server of weight 0; 0: it stays there",
+		func(s *Settings) *uint32 { return &s.ExpireQuiescentTemplate }},
+	{"lblc_expiration", maxExpiration, "seconds after which lblc forgets a destination that is not used",
+		func(s *Settings) *uint32 { return &s.LBLCExpiration }},
+	{"lblcr_expiration", maxExpiration, "seconds after which lblcr takes the busiest server out of an unchanged set",
+		func(s *Settings) *uint32 { return &s.LBLCRExpiration }},
+	{"sloppy_tcp", 1, "1: any TCP packet but a RST begins a connection; 0: only a SYN does",
+		func(s *Settings) *uint32 { return &s.SloppyTCP }},
+}
+
+// maxExpiration keeps times in jiffies, of which there may be 1,000 a second, within 31 bits.
+const maxExpiration = 1<<31/1000 - 1
+
+// Setting finds a setting by its name.
+func Setting(name string) (SettingName, error) {
+	for _, n := range SettingNames {
+		if n.Name == name {
+			return n, nil
+		}
+	}
+	var names []string
+	for _, n := range SettingNames {
+		names = append(names, n.Name)
+	}
+	return SettingName{}, fmt.Errorf("no setting is called %q; there are %s", name, strings.Join(names, ", "))
+}
+
+// Of gives the value of the setting.
+func (n SettingName) Of(s Settings) uint32 { return *n.field(&s) }
+
+// Set changes the setting to a decimal number between 0 and its largest value.
+func (n SettingName) Set(s *Settings, value string) error {
+	v, err := strconv.ParseUint(value, 10, 32)
+	if err != nil || v > uint64(n.Max) {
+		return fmt.Errorf("%s=%s: the value is a number from 0 to %d", n.Name, value, n.Max)
+	}
+	*n.field(s) = uint32(v)
+	return nil
+}
