@@ -47,6 +47,9 @@ func (d *Director) Attach(names []string, mode XDPMode) error {
 		if links, err = attachable(); err != nil {
 			return err
 		}
+		if err := in.attachLo(bpfAttachmentATTACH_NONE); err != nil {
+			return err
+		}
 	}
 	before, err := in.devices()
 	if err != nil {
@@ -149,7 +152,7 @@ func attachable() ([]netlink.Link, error) {
 	return slices.DeleteFunc(all, func(l netlink.Link) bool {
 		a := l.Attrs()
 		port := a.MasterIndex != 0 && masters[a.MasterIndex] != "vrf"
-		return a.Flags&net.FlagUp == 0 || !isEthernet(l) || port
+		return a.Flags&net.FlagUp == 0 || !isEthernet(l) || port || a.Name == markDevice || a.Name == markPeer
 	}), nil
 }
 
@@ -193,7 +196,7 @@ func (in *instance) attachNew() error {
 			}
 		}
 	}
-	return nil
+	return in.attachLo(bpfAttachmentATTACH_AUTO)
 }
 
 func (in *instance) program(pin string) (*ebpf.Program, error) {
@@ -226,7 +229,8 @@ func (in *instance) attachTC(l netlink.Link) error {
 		d.Tc = bpfAttachmentATTACH_TCX
 		return in.putDevice(ifindex, d)
 	case errors.Is(err, ebpf.ErrNotSupported):
-		return in.attachClsact(l, p, d)
+		d.Tc = bpfAttachmentATTACH_CLSACT
+		return in.attachClsact(l, p, d, netlink.HANDLE_MIN_INGRESS)
 	}
 	return fmt.Errorf("attach to %s: %w", name, err)
 }
@@ -327,7 +331,7 @@ func (in *instance) detach(links []netlink.Link) error {
 		}
 	}
 	for _, l := range links {
-		if err := in.putDevice(l.Attrs().Index, bpfDevice{Tc: bpfAttachmentATTACH_NONE, Xdp: bpfAttachmentATTACH_NONE}); err != nil {
+		if err := in.putDevice(l.Attrs().Index, detached); err != nil {
 			return err
 		}
 	}
@@ -335,18 +339,21 @@ func (in *instance) detach(links []netlink.Link) error {
 }
 
 func (in *instance) detachDevice(ifindex int, d bpfDevice) error {
-	for _, pin := range []string{xdpPin(ifindex), tcPin(ifindex)} {
+	for _, pin := range []string{xdpPin(ifindex), tcPin(ifindex), outPin(ifindex)} {
 		if err := cutLink(filepath.Join(in.dir, pin)); err != nil {
 			return fmt.Errorf("detach interface %d: %w", ifindex, err)
 		}
 	}
-	if d.Tc == bpfAttachmentATTACH_CLSACT {
+	if d.Tc == bpfAttachmentATTACH_CLSACT || d.Out == bpfAttachmentATTACH_CLSACT {
 		if err := removeClsact(ifindex, d.MadeClsact != 0); err != nil {
 			return fmt.Errorf("detach interface %d: %w", ifindex, err)
 		}
 	}
-	return in.putDevice(ifindex, bpfDevice{Tc: bpfAttachmentATTACH_NONE, Xdp: bpfAttachmentATTACH_NONE})
+	return in.putDevice(ifindex, detached)
 }
+
+// detached is an interface that nothing is attached to before somebody asks for it.
+var detached = bpfDevice{Tc: bpfAttachmentATTACH_NONE, Xdp: bpfAttachmentATTACH_NONE, Out: bpfAttachmentATTACH_NONE}
 
 // cutLink ends a pinned link at once. Removing its pin alone would leave that to the kernel's next quiet moment.
 func cutLink(pin string) error {

@@ -12,22 +12,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attachClsact attaches where the kernel has no tcx. That the qdisc will be ours is written down before it is.
-func (in *instance) attachClsact(l netlink.Link, p *ebpf.Program, d bpfDevice) error {
+// attachClsact attaches where the kernel has no tcx, to the ingress or the egress as parent says, what d tells already. That the qdisc will be ours is written down before it is.
+func (in *instance) attachClsact(l netlink.Link, p *ebpf.Program, d bpfDevice, parent uint32) error {
 	ifindex, name := l.Attrs().Index, l.Attrs().Name
 	if has, err := hasClsact(l); err != nil {
 		return fmt.Errorf("attach to %s: %w", name, err)
 	} else if !has {
 		d.MadeClsact = 1
 	}
-	d.Tc = bpfAttachmentATTACH_CLSACT
 	if err := in.putDevice(ifindex, d); err != nil {
 		return err
 	}
 	if err := netlink.QdiscAdd(clsact(ifindex)); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("attach to %s: clsact: %w", name, err)
 	}
-	if err := netlink.FilterReplace(clsactFilter(ifindex, p.FD())); err != nil {
+	if err := netlink.FilterReplace(clsactFilter(ifindex, p.FD(), parent)); err != nil {
 		return fmt.Errorf("attach to %s: filter: %w", name, err)
 	}
 	return nil
@@ -38,10 +37,12 @@ func hasClsact(l netlink.Link) (bool, error) {
 	return slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool { return q.Type() == "clsact" }), err
 }
 
-func clsactFilter(ifindex, fd int) *netlink.BpfFilter {
+var clsactParents = []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS}
+
+func clsactFilter(ifindex, fd int, parent uint32) *netlink.BpfFilter {
 	return &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: ifindex, Parent: netlink.HANDLE_MIN_INGRESS, Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL,
+			LinkIndex: ifindex, Parent: parent, Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL,
 		},
 		Fd: fd, Name: "director", DirectAction: true,
 	}
@@ -56,13 +57,16 @@ func removeClsact(ifindex int, made bool) error {
 	if has, err := hasClsact(l); err != nil || !has {
 		return err
 	}
-	if err := netlink.FilterDel(clsactFilter(ifindex, -1)); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
-		return err
+	for _, parent := range clsactParents {
+		err := netlink.FilterDel(clsactFilter(ifindex, -1, parent))
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
+			return err
+		}
 	}
 	if !made {
 		return nil
 	}
-	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+	for _, parent := range clsactParents {
 		if filters, err := netlink.FilterList(l, parent); err != nil || len(filters) > 0 {
 			return err
 		}

@@ -29,13 +29,23 @@ func (in *instance) commit(t *lvs.Table) error {
 	if err != nil {
 		return err
 	}
+	marks := marksOf(t)
 	if len(records) == 0 {
+		if err := in.steer(marks, true); err != nil {
+			return err
+		}
 		return in.setTimeouts(t.Timeouts)
 	}
 	if err := in.reclaim(); err != nil {
 		return err
 	}
 	if err := in.room(t, records); err != nil {
+		return err
+	}
+	if err := in.steer(marks, false); err != nil {
+		return err
+	}
+	if err := in.answerHere(records); err != nil {
 		return err
 	}
 	if err := in.writeJournal(records, t.Timeouts); err != nil {
@@ -48,6 +58,9 @@ func (in *instance) commit(t *lvs.Table) error {
 		return err
 	}
 	if err := in.removeJournal(); err != nil {
+		return err
+	}
+	if err := in.steer(marks, true); err != nil {
 		return err
 	}
 	return in.expireDeserted()

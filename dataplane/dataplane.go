@@ -156,10 +156,13 @@ func (d *Director) Unload() error {
 		return err
 	}
 	defer in.close()
+	if err := in.steer(nil, true); err != nil {
+		return err
+	}
 	if err := in.detach(nil); err != nil {
 		return err
 	}
-	if err := in.restoreForwarding(); err != nil {
+	if err := in.restoreLo(); err != nil {
 		return err
 	}
 	return d.place.Remove()

@@ -68,6 +68,7 @@ type bpfDevice struct {
 	Xdp        bpfAttachment
 	XdpTx      uint32
 	MadeClsact uint32
+	Out        bpfAttachment
 }
 
 type bpfGuard struct {
@@ -288,7 +289,7 @@ type bpfSetting struct {
 	SweepEvery              uint32
 	SweepSlice              uint32
 	Now                     uint32
-	LoForwarding            uint32
+	LoBefore                uint32
 	Random                  uint32
 	LblcExpiration          uint32
 	LblcrExpiration         uint32
@@ -296,6 +297,9 @@ type bpfSetting struct {
 	ExpireNodestConn        uint32
 	ExpireQuiescentTemplate uint32
 	SloppyTcp               uint32
+	Marks                   uint32
+	Device                  uint32
+	LocalMoved              uint32
 }
 
 type bpfSlotUse uint32
@@ -342,6 +346,7 @@ const (
 	bpfMapServices        = "services"
 	bpfMapSweepers        = "sweepers"
 	bpfProgDirectorAnchor = "director_anchor"
+	bpfProgDirectorOut    = "director_out"
 	bpfProgDirectorStart  = "director_start"
 	bpfProgDirectorTc     = "director_tc"
 	bpfProgDirectorXdp    = "director_xdp"
@@ -399,6 +404,7 @@ type bpfSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
 	DirectorAnchor *ebpf.ProgramSpec `ebpf:"director_anchor"`
+	DirectorOut    *ebpf.ProgramSpec `ebpf:"director_out"`
 	DirectorStart  *ebpf.ProgramSpec `ebpf:"director_start"`
 	DirectorTc     *ebpf.ProgramSpec `ebpf:"director_tc"`
 	DirectorXdp    *ebpf.ProgramSpec `ebpf:"director_xdp"`
@@ -529,6 +535,7 @@ type bpfVariables struct {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
 	DirectorAnchor *ebpf.Program `ebpf:"director_anchor"`
+	DirectorOut    *ebpf.Program `ebpf:"director_out"`
 	DirectorStart  *ebpf.Program `ebpf:"director_start"`
 	DirectorTc     *ebpf.Program `ebpf:"director_tc"`
 	DirectorXdp    *ebpf.Program `ebpf:"director_xdp"`
@@ -537,6 +544,7 @@ type bpfPrograms struct {
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.DirectorAnchor,
+		p.DirectorOut,
 		p.DirectorStart,
 		p.DirectorTc,
 		p.DirectorXdp,

@@ -8,51 +8,59 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 )
 
-// The kernel's answer about a route is "forwarding is off" unless it is on for the interface that the packet is said
-// to come from. The program says lo, where nothing comes from that would have to be forwarded.
+// What is set for lo while an instance is loaded. The kernel's answer about a route is "forwarding is off" unless it is on for the
+// interface that the packet is said to come from: the program says lo, where nothing comes from that would have to be
+// forwarded. Answers to local clients are handed in by lo, too, with a sender that is an address of the director itself.
+var loSettings = []struct {
+	file string
+	want byte
+}{
+	{"/proc/sys/net/ipv4/conf/lo/forwarding", '1'},
+	{"/proc/sys/net/ipv6/conf/lo/forwarding", '1'},
+	{"/proc/sys/net/ipv4/conf/lo/accept_local", '1'},
+	{"/proc/sys/net/ipv4/conf/lo/rp_filter", '2'},
+}
 
-var forwardingFiles = []string{"/proc/sys/net/ipv4/conf/lo/forwarding", "/proc/sys/net/ipv6/conf/lo/forwarding"}
-
-// forwardLo switches forwarding on for lo, and remembers what it was.
-func (in *instance) forwardLo() error {
+// setLo makes the settings of lo, and remembers what they were.
+func (in *instance) setLo() error {
 	s, err := in.settings()
 	if err != nil {
 		return err
 	}
-	for bit, file := range forwardingFiles {
-		was, err := os.ReadFile(file)
+	for i, l := range loSettings {
+		was, err := os.ReadFile(l.file)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // a kernel without IPv6
 		}
 		if err != nil {
 			return err
 		}
-		if strings.TrimSpace(string(was)) != "0" {
-			s.LoForwarding |= 1 << bit
+		if len(was) == 0 || was[0] >= l.want || was[0] < '0' {
 			continue
 		}
-		if err := os.WriteFile(file, []byte("1"), 0); err != nil {
-			return fmt.Errorf("forwarding on lo, for route look-ups: %w", err)
+		s.LoBefore |= uint32(was[0]-'0'+1) << (4 * i)
+		if err := os.WriteFile(l.file, []byte{l.want}, 0); err != nil {
+			return fmt.Errorf("%s: %w", l.file, err)
 		}
 	}
 	return in.putSettings(s)
 }
 
-func (in *instance) restoreForwarding() error {
+func (in *instance) restoreLo() error {
 	s, err := in.settings()
 	if err != nil {
 		return err
 	}
-	for bit, file := range forwardingFiles {
-		if s.LoForwarding&(1<<bit) != 0 {
+	for i, l := range loSettings {
+		was := s.LoBefore >> (4 * i) & 15
+		if was == 0 {
 			continue
 		}
-		if err := os.WriteFile(file, []byte("0"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.WriteFile(l.file, []byte{byte(was - 1 + '0')}, 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

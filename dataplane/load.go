@@ -52,7 +52,7 @@ func (s Sizes) check() error {
 // settingsPin is the pin of the map that C calls .data.settings; a bpffs has no dots.
 const settingsPin, settingsMap = "settings", ".data.settings"
 
-var programPins = map[string]string{"tc": bpfProgDirectorTc, "xdp": bpfProgDirectorXdp}
+var programPins = map[string]string{"tc": bpfProgDirectorTc, "xdp": bpfProgDirectorXdp, "out": bpfProgDirectorOut}
 
 // hertz is the kernel's tick rate, as the resolution of its coarse clock tells it.
 func hertz() (uint32, error) {
@@ -165,7 +165,7 @@ func build(dir string, c *ebpf.CollectionSpec) error {
 	for _, step := range []func() error{
 		func() error { return pinAll(coll, dir) },
 		func() error { return start(coll.Programs[bpfProgDirectorStart]) },
-		in.forwardLo,
+		in.setLo,
 	} {
 		if err := step(); err != nil {
 			return err

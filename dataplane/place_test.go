@@ -152,7 +152,8 @@ func surroundings(t testing.TB) string {
 			}
 		}
 	}
-	for _, file := range forwardingFiles {
+	for _, l := range loSettings {
+		file := l.file
 		value, err := os.ReadFile(file)
 		must(t, err)
 		fmt.Fprintf(&text, "%s %s", file, value)
@@ -167,8 +168,8 @@ func TestUnloadRestores(t *testing.T) {
 			mustNamespace(t)
 			mustInterface(t, "clients", 1500)
 			mustInterface(t, "servers", 1500)
-			for bit, file := range forwardingFiles {
-				must(t, os.WriteFile(file, []byte{'0' + byte(forwarding>>bit&1)}, 0))
+			for bit, l := range loSettings {
+				must(t, os.WriteFile(l.file, []byte{'0' + byte(forwarding>>bit&1)}, 0))
 			}
 			before := surroundings(t)
 			d, err := Open(small)
@@ -206,7 +207,7 @@ func TestClsactRestores(t *testing.T) {
 	before := surroundings(t)
 	in := w.mustLook()
 	for _, l := range []netlink.Link{own, other} {
-		must(t, in.attachClsact(l, w.tc, bpfDevice{}))
+		must(t, in.attachClsact(l, w.tc, bpfDevice{Tc: bpfAttachmentATTACH_CLSACT}, netlink.HANDLE_MIN_INGRESS))
 	}
 	if now := surroundings(t); strings.Count(now, "clsact") != 2 || strings.Count(now, "filter") != 3 {
 		t.Errorf("attached:\n%s", now)

@@ -5,6 +5,7 @@ package dataplane
 import (
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -157,9 +158,9 @@ func ourBit(addr [2]uint64) (word int, bit uint64) {
 func markOurs(ours []bpfAddressBits, addr [2]uint64, server bool) {
 	word, bit := ourBit(addr)
 	if server {
-		ours[0].Server[word] |= bit
+		atomic.OrUint64(&ours[0].Server[word], bit)
 	} else {
-		ours[0].Virtual[word] |= bit
+		atomic.OrUint64(&ours[0].Virtual[word], bit) // as packets with marks do it, at any time
 	}
 }
 
@@ -169,19 +170,23 @@ func (in *instance) unmarkOurs() error {
 	if err != nil {
 		return err
 	}
-	fresh := make([]bpfAddressBits, 1)
+	fresh, marks := make([]bpfAddressBits, 1), false
 	for i := range in.services {
 		s := &in.services[i]
 		if s.Use == bpfSlotUseSLOT_FREE {
 			continue
 		}
+		marks = marks || s.Key.Mark != 0
 		markOurs(fresh, s.Key.Addr, false)
 		for _, d := range in.members(s) {
 			markOurs(fresh, d.Addr, true)
 		}
 	}
 	for i := range fresh[0].Virtual {
-		ours[0].Virtual[i], ours[0].Server[i] = fresh[0].Virtual[i], fresh[0].Server[i]
+		ours[0].Server[i] = fresh[0].Server[i]
+		if !marks { // else there are connections to addresses that no service names
+			ours[0].Virtual[i] = fresh[0].Virtual[i]
+		}
 	}
 	return nil
 }

@@ -6,6 +6,8 @@
 /* One hop less, which ends a packet that goes round in circles. */
 static __always_inline int ttl_down(struct packet *p, struct flow *f)
 {
+	if (f->routed)
+		return 0;
 	if (f->family == FAMILY_IPV6) {
 		struct ipv6hdr *ip = p->data + sizeof(struct ethhdr);
 		if ((void *)(ip + 1) > p->end)

@@ -80,25 +80,40 @@ static __always_inline int too_big(struct packet *p, struct flow *f, struct deci
 	return leave(p, REASON_TOO_BIG);
 }
 
+/* The answer of a server that is the director itself: it is on its way. */
+static __always_inline int answer_here(struct packet *p, struct flow *f, struct decision *d)
+{
+	if (d->conn)
+		conn_touch(d->conn, d->at, f, d->direction);
+	if (rewrite(p, f, d))
+		return drop(p, REASON_MALFORMED);
+	if (d->server)
+		count_packet(d->server, d->direction, f->length);
+	return packet_pass(p);
+}
+
 static __always_inline int forward(struct packet *p, struct flow *f, struct decision *d)
 {
 	struct route *r = NULL;
 	bool output = d->direction == DIRECTION_OUTPUT;
+	if (p->egress && output)
+		return answer_here(p, f, d);
 	enum routed routed = route_to(p, output ? d->addr : f->src, output ? f->dst : d->addr, &r);
 
 	if (!r)
 		return packet_pass(p);
+	bool last = f->ttl <= 1 && !f->routed;
 	/* whatever needs more than a rewrite is tc's to do */
 	bool fits = !r->mtu || f->length + overhead_of(d) <= r->mtu || packet_is_gso(p);
 	if (p->hook == HOOK_XDP &&
-	    (routed != ROUTED || r->xdp == ROUTE_XDP_NONE || (f->ttl <= 1 && !output) || !fits)) {
+	    (routed != ROUTED || r->xdp == ROUTE_XDP_NONE || (last && !output) || !fits)) {
 		if (routed == ROUTED_BY_KERNEL)
 			r->probe = 1;
 		return packet_pass(p);
 	}
 	if (d->conn)
 		conn_touch(d->conn, d->at, f, d->direction);
-	if (f->ttl <= 1)
+	if (last)
 		return output ? drop(p, REASON_TTL) : refuse(p, f, &time_exceeded, REASON_TTL);
 	if (routed == ROUTED_NOWHERE)
 		return output ? leave(p, REASON_NO_ROUTE) : refuse(p, f, &host_unreachable, REASON_NO_ROUTE);
@@ -114,7 +129,7 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 	if (d->server)
 		count_packet(d->server, d->direction, f->length);
 	if (routed == ROUTED_LOCALLY)
-		return packet_pass(p);
+		return output ? packet_to_client(p) : packet_pass(p);
 	if (routed == ROUTED_BY_KERNEL)
 		return route_send_by_kernel(r);
 	struct ethhdr *eth = p->data;
@@ -141,6 +156,8 @@ static __always_inline int direct(struct packet *p)
 		return drop(p, d.reason);
 	case OUTCOME_REFUSE:
 		return refuse(p, &f, &port_unreachable, d.reason);
+	case OUTCOME_ASK:
+		return packet_ask(p);
 	}
 	return forward(p, &f, &d);
 }
@@ -158,6 +175,25 @@ int director_tc(struct __sk_buff *ctx)
 {
 	struct packet p = { .ctx = ctx, .hook = HOOK_TC };
 
+	return direct(&p);
+}
+
+/* On the way out. By our own device come the packets that the firewall has marked, and those that we have asked for; by all
+ * others where it is attached, those of the director's own programs: as clients, or as servers that answer. */
+SEC("tc")
+int director_out(struct __sk_buff *ctx)
+{
+	struct packet p = { .ctx = ctx, .hook = HOOK_TC, .egress = true };
+
+	__u32 from = ctx->ingress_ifindex, device = settings.device;
+
+	if (ctx->ifindex == device) {
+		if (from == device)
+			return drop(&p, REASON_NO_ROUTE); /* it has been here before */
+		p.device = device;
+	} else if (from) {
+		return TC_ACT_UNSPEC;
+	}
 	return direct(&p);
 }
 

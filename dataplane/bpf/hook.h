@@ -19,6 +19,8 @@ enum hook { HOOK_XDP, HOOK_TC };
 struct packet {
 	void *ctx;
 	enum hook hook;
+	bool egress; /* of tc: the packet has been routed, or is a local client's */
+	__u32 device; /* ours, if it is there that the packet is on its way out */
 	void *data, *end;
 };
 
@@ -66,6 +68,8 @@ static __always_inline __u32 packet_mark(struct packet *p)
 /* Whether the frame is for this host: not one that a promiscuous interface sees, and no broadcast. */
 static __always_inline bool packet_is_ours(struct packet *p)
 {
+	if (p->egress)
+		return true;
 	if (p->hook == HOOK_TC)
 		return SKB(p)->pkt_type == 0; /* PACKET_HOST */
 	__u32 ifindex = XDP(p)->ingress_ifindex;
@@ -142,9 +146,31 @@ static __always_inline int packet_send(struct packet *p, __u32 ifindex, enum rou
 	return bpf_redirect(ifindex, 0);
 }
 
+/* Lets the packet go on as if we were not there. What was brought to our device comes in by it, and is not brought there again. */
 static __always_inline int packet_pass(struct packet *p)
 {
+	if (p->egress && p->device)
+		return bpf_redirect(p->device, BPF_F_INGRESS);
 	return p->hook == HOOK_XDP ? XDP_PASS : TC_ACT_UNSPEC;
+}
+
+/* Hands the answer of a server to a local client, past the check that refuses senders with an address of our own. */
+static __always_inline int packet_to_client(struct packet *p)
+{
+	struct ethhdr *eth = p->data;
+
+	if (p->egress || p->hook == HOOK_XDP || (void *)(eth + 1) > p->end)
+		return packet_pass(p);
+	__builtin_memset(eth->h_dest, 0, ETH_ALEN);
+	return bpf_redirect(loopback, BPF_F_INGRESS);
+}
+
+/* Has the firewall give the packet its mark before a service is looked for. */
+static __always_inline int packet_ask(struct packet *p)
+{
+	if (p->hook == HOOK_TC)
+		SKB(p)->mark |= MARK_ASK;
+	return packet_pass(p);
 }
 
 static __always_inline int packet_drop(struct packet *p)

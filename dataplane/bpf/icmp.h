@@ -148,5 +148,5 @@ static __always_inline int icmp_answer(struct packet *p, struct flow *f, const s
 	__builtin_memcpy(eth->h_dest, mac, ETH_ALEN);
 	if (f->family == FAMILY_IPV4 ? !icmp_write4(p, f, e, quoted, sum) : !icmp_write6(p, f, e, quoted, sum))
 		return TC_ACT_SHOT;
-	return bpf_redirect(SKB(p)->ifindex, 0);
+	return bpf_redirect(SKB(p)->ifindex, p->egress ? BPF_F_INGRESS : 0);
 }

@@ -28,7 +28,7 @@ struct flow {
 	bool may_fragment;
 	__u8 tos; /* or traffic class */
 	bool early; /* tc will see the packet, too, if it is passed: what can be decided only once is left to it */
-	__u8 spare;
+	bool routed; /* the firewall has had its turn, and so has the hop count */
 	__u32 mark; /* the firewall's */
 };
 
@@ -159,6 +159,7 @@ static __always_inline enum parsed parse(struct packet *p, struct flow *f)
 	f->tcp_flags = 0;
 	f->mark = packet_mark(p);
 	f->early = p->hook == HOOK_XDP;
+	f->routed = p->egress;
 	if (eth->h_proto == bpf_htons(ETH_P_IP))
 		return parse_ipv4(p, f);
 	if (eth->h_proto == bpf_htons(ETH_P_IPV6))

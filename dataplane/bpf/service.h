@@ -10,6 +10,7 @@ enum outcome {
 	OUTCOME_FORWARD, /* to be rewritten and sent */
 	OUTCOME_REFUSE, /* no server: to be answered with ICMP port unreachable */
 	OUTCOME_DROP,
+	OUTCOME_ASK, /* begins a connection; which service makes it is known when the firewall has marked it */
 };
 
 struct decision {
@@ -34,6 +35,13 @@ static __always_inline bool ours_has(const __u64 *words, const __u64 addr[2])
 	__u32 bit = ours_bit(addr);
 
 	return words[(bit / 64) & (OURS_WORDS - 1)] >> (bit & 63) & 1;
+}
+
+static __always_inline void ours_add(__u64 *words, const __u64 addr[2])
+{
+	__u32 bit = ours_bit(addr);
+
+	__sync_fetch_and_or(&words[(bit / 64) & (OURS_WORDS - 1)], 1ULL << (bit & 63));
 }
 
 /* What schedule() answers beyond a line of the segment. */
@@ -116,6 +124,10 @@ __noinline int service_of(struct flow *f)
 	__u32 *slot = NULL;
 	if (f->mark)
 		slot = bpf_map_lookup_elem(&service_slots, &sk);
+	if (!slot && f->mark & MARK_ASK && f->mark != MARK_ASK) {
+		sk.mark = f->mark & ~MARK_ASK;
+		slot = bpf_map_lookup_elem(&service_slots, &sk);
+	}
 	if (!slot) {
 		sk.addr[0] = f->dst[0];
 		sk.addr[1] = f->dst[1];
@@ -297,6 +309,10 @@ static __always_inline void decide_scheduled(struct decision *d, int scheduled)
 static __always_inline void decide_new(struct decision *d, struct flow *f, struct plan *p, struct segment *s)
 {
 	int i = service_of(f);
+	if (i >= 0 && !f->routed && settings.marks & (f->family == FAMILY_IPV4 ? 1 : 2)) {
+		d->outcome = OUTCOME_ASK;
+		return;
+	}
 	if (i >= 0) {
 		p->service = i;
 		struct service *v = bpf_map_lookup_elem(&services, &p->service);
@@ -374,8 +390,13 @@ static __always_inline void decide(struct decision *d, struct flow *f)
 	__builtin_memset(d, 0, sizeof(*d));
 	if (!o || !p)
 		return;
-	if (ours_has(o->virtual, f->dst))
+	bool known = ours_has(o->virtual, f->dst);
+	if (known || (f->routed && f->mark)) {
 		decide_input(d, f, p);
+		/* a mark brings packets to any address, whose later ones are to be known at once */
+		if (!known && d->conn)
+			ours_add(o->virtual, f->dst);
+	}
 	if (d->outcome == OUTCOME_PASS && !d->reason && ours_has(o->server, f->src))
 		decide_output(d, f, p);
 }

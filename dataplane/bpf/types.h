@@ -254,6 +254,7 @@ struct device {
 	enum attachment xdp;
 	__u32 xdp_tx; /* XDP_TX works there; else a redirect to itself */
 	__u32 made_clsact; /* the qdisc is ours */
+	enum attachment out; /* tc egress */
 };
 
 /* What Go sets while programs run. */
@@ -265,7 +266,7 @@ struct setting {
 	__u32 sweep_every; /* nanoseconds between two slices of the sweep */
 	__u32 sweep_slice; /* segments a slice */
 	__u32 now; /* jiffies, in tests only */
-	__u32 lo_forwarding; /* bits: forwarding was on for lo before us, for IPv4 and IPv6 */
+	__u32 lo_before; /* what was set for lo before us: four bits each, the value and one, or 0 if it was left as it was */
 	__u32 random; /* in tests only: the last number drawn */
 	__u32 lblc_expiration; /* seconds */
 	__u32 lblcr_expiration; /* seconds */
@@ -274,4 +275,11 @@ struct setting {
 	__u32 expire_nodest_conn;
 	__u32 expire_quiescent_template;
 	__u32 sloppy_tcp;
+	/* the firewall's marks */
+	__u32 marks; /* bits: new connections of IPv4 and IPv6 wait until the firewall has seen them */
+	__u32 device; /* the interface whose egress they come by; 0 is none; NO_DEVICE_YET while it is being made */
+	__u32 local_moved; /* bits: the rule about local addresses was moved behind ours, for IPv4 and IPv6 */
 };
+
+/* Asks that an unmarked packet be brought to our device, for an address service to decide about it. */
+enum steering { MARK_ASK = 1 << 30, NO_DEVICE_YET = -1 };
