@@ -209,7 +209,7 @@ func TestClsactRestores(t *testing.T) {
 	for _, l := range []netlink.Link{own, other} {
 		must(t, in.attachClsact(l, w.tc, bpfDevice{Tc: bpfAttachmentATTACH_CLSACT}, netlink.HANDLE_MIN_INGRESS))
 	}
-	if now := surroundings(t); strings.Count(now, "clsact") != 2 || strings.Count(now, "filter") != 3 {
+	if now := surroundings(t); strings.Count(now, "clsact") != 2 || strings.Count(now, "filter bpf") != 3 {
 		t.Errorf("attached:\n%s", now)
 	}
 	must(t, w.Detach([]string{"own", "others"}))

@@ -166,6 +166,9 @@ func addDevice() (l netlink.Link, err error) {
 	return netlink.LinkByName(markDevice)
 }
 
+// deviceAddr is an address that nobody uses or sees. Of a device without one the kernel takes no packets if rp_filter is on.
+var deviceAddr = &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(127, 76, 86, 83), Mask: net.CIDRMask(32, 32)}, Scope: unix.RT_SCOPE_HOST}
+
 // raise sets the device up: packets of any size, no addresses of its own, and whatever sender they have.
 func raise(l netlink.Link) error {
 	ends := []netlink.Link{l}
@@ -179,6 +182,9 @@ func raise(l netlink.Link) error {
 		if err := os.WriteFile("/proc/sys/net/"+file, []byte(value), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+	}
+	if err := netlink.AddrReplace(l, deviceAddr); err != nil {
+		return err
 	}
 	for _, end := range ends {
 		for _, set := range []func() error{
