@@ -43,7 +43,7 @@ func (in *instance) commit(t *lvs.Table) error {
 		return err
 	}
 	if err := in.steer(marks, false); err != nil {
-		return err
+		return errors.Join(err, in.steer(in.marks(), true))
 	}
 	if err := in.answerHere(records); err != nil {
 		return err

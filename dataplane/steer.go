@@ -51,6 +51,17 @@ func marksOf(t *lvs.Table) marked {
 	return m
 }
 
+// marks are those of the services that there are.
+func (in *instance) marks() marked {
+	m := marked{}
+	for _, s := range in.live() {
+		if s.Key.Mark != 0 {
+			m[lvs.Family(s.Key.Family)] = append(m[lvs.Family(s.Key.Family)], s.Key.Mark)
+		}
+	}
+	return m
+}
+
 var families = []struct {
 	family     lvs.Family
 	number     int // AF_INET, AF_INET6

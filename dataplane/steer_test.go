@@ -112,7 +112,6 @@ func TestSteeringRefused(t *testing.T) {
 	if err := w.Update(addMark(lvs.IPv4, 5)); !errors.Is(err, unix.EEXIST) {
 		t.Errorf("the preference is taken: %v", err)
 	}
-	w.mustUpdate(addService(tcp4.id(), "rr"))
 	if now := steering(t); now != before {
 		t.Errorf("refused:\n%s\nwant\n%s", now, before)
 	}
