@@ -32,7 +32,7 @@ const (
 var ErrNoInterface = errors.New("no such interface")
 
 // Attach attaches to interfaces by name, or, if none is named, to all that are up; on tc always, on XDP as mode
-// says. It loads the instance if there is none. All names are checked before anything changes.
+// says. Services by mark get what they need again, if something was missing. It loads the instance if there is none. All names are checked before anything changes.
 func (d *Director) Attach(names []string, mode XDPMode) error {
 	links, err := linksByName(names)
 	if err != nil {
@@ -64,7 +64,7 @@ func (d *Director) Attach(names []string, mode XDPMode) error {
 			return errors.Join(err, in.restore(links[:i+1], before))
 		}
 	}
-	return nil
+	return in.steer(in.marks(), true)
 }
 
 // restore takes off interfaces what was not attached before.

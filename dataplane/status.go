@@ -4,18 +4,13 @@ package dataplane
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
-	"net"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,6 +26,7 @@ type Interface struct {
 	Up     bool   `json:"up"`
 	TC     string `json:"tc"`               // "tcx", "clsact", "" or, if the link has gone, "lost"
 	XDP    string `json:"xdp"`              // "native", "generic", "" or "lost"
+	Egress string `json:"egress,omitempty"` // as TC: for local clients and servers, and for packets with marks
 	Advice string `json:"advice,omitempty"` // what to do about it, if anything
 }
 
@@ -62,6 +58,7 @@ type Status struct {
 	Expired     uint64      `json:"expired_conns"`
 	Interfaces  []Interface `json:"interfaces"`
 	Reasons     []Reason    `json:"reasons"`
+	Marks       []string    `json:"marks,omitempty"` // firewall marks that lead packets to the program
 	Advice      []string    `json:"advice,omitempty"`
 }
 
@@ -111,7 +108,7 @@ func (d *Director) Status() (*Status, error) {
 	}
 	defer in.close()
 	s.Loaded = true
-	for _, read := range []func(*Status) error{in.readFill, in.readSweeper, in.readReasons, in.readInterfaces} {
+	for _, read := range []func(*Status) error{in.readFill, in.readSweeper, in.readReasons, in.readInterfaces, in.readMarks} {
 		if err := read(s); err != nil {
 			return nil, err
 		}
@@ -195,84 +192,4 @@ func (in *instance) readReasons(s *Status) error {
 		s.Reasons = append(s.Reasons, one)
 	}
 	return nil
-}
-
-func (in *instance) readInterfaces(s *Status) error {
-	devices, err := in.devices()
-	if err != nil {
-		return err
-	}
-	all, err := netlink.LinkList()
-	if err != nil {
-		return err
-	}
-	could, err := attachable()
-	if err != nil {
-		return err
-	}
-	for _, l := range all {
-		d, known := devices[uint32(l.Attrs().Index)]
-		if !known && !slices.ContainsFunc(could, func(c netlink.Link) bool { return c.Attrs().Index == l.Attrs().Index }) {
-			continue
-		}
-		i := Interface{Name: l.Attrs().Name, Up: l.Attrs().Flags&net.FlagUp != 0}
-		i.TC, i.XDP = in.attached(l, d)
-		switch {
-		case i.TC == "lost" || i.XDP == "lost":
-			i.Advice = fmt.Sprintf("its program was taken off by somebody else: director detach %s; director attach %s", i.Name, i.Name)
-		case !known && i.Up:
-			i.Advice = fmt.Sprintf("not attached yet: the next change does it, or director attach %s", i.Name)
-		case i.XDP != "" && otherXDP(devices, l.Attrs().Index):
-			i.Advice = "XDP sends only to interfaces that have it too: attach it to all that packets of the services pass"
-		}
-		s.Interfaces = append(s.Interfaces, i)
-	}
-	slices.SortFunc(s.Interfaces, func(a, b Interface) int { return strings.Compare(a.Name, b.Name) })
-	return nil
-}
-
-// otherXDP says whether another interface is attached to on tc alone.
-func otherXDP(devices map[uint32]bpfDevice, but int) bool {
-	for i, d := range devices {
-		if int(i) != but && d.Tc >= bpfAttachmentATTACH_TCX && d.Xdp < bpfAttachmentATTACH_XDP_NATIVE {
-			return true
-		}
-	}
-	return false
-}
-
-func (in *instance) attached(l netlink.Link, d bpfDevice) (tc, xdp string) {
-	ifindex := l.Attrs().Index
-	switch d.Tc {
-	case bpfAttachmentATTACH_TCX:
-		tc = in.linkState(tcPin(ifindex), "tcx")
-	case bpfAttachmentATTACH_CLSACT:
-		tc = "clsact"
-		if has, err := hasClsact(l); err == nil && !has {
-			tc = "lost"
-		}
-	}
-	if mode, ok := xdpModes[d.Xdp]; ok {
-		xdp = in.linkState(xdpPin(ifindex), string(mode))
-	}
-	return tc, xdp
-}
-
-func (in *instance) linkState(pin, name string) string {
-	l, err := link.LoadPinnedLink(filepath.Join(in.dir, pin), nil)
-	if err != nil {
-		return "lost"
-	}
-	defer l.Close()
-	info, err := l.Info()
-	if err != nil {
-		return "lost"
-	}
-	if t := info.TCX(); t != nil && t.Ifindex == 0 {
-		return "lost"
-	}
-	if x := info.XDP(); x != nil && x.Ifindex == 0 {
-		return "lost"
-	}
-	return name
 }

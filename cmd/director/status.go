@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"text/tabwriter"
 
 	"lvs/dataplane"
@@ -63,9 +64,12 @@ func printStatus(out io.Writer, s *dataplane.Status) error {
 		row("services\t%d of %d\t", s.Services.Used, s.Services.Size)
 		row("servers\t%d of %d\t", s.Servers.Used, s.Servers.Size)
 		row("memory\t%d MiB\t", s.MemoryBytes>>20)
-		row("\nINTERFACE\tTC\tXDP\t")
+		if len(s.Marks) > 0 {
+			row("marks\t%s\t", strings.Join(s.Marks, ", "))
+		}
+		row("\nINTERFACE\tTC\tXDP\tEGRESS\t")
 		for _, i := range s.Interfaces {
-			row("%s\t%s\t%s\t%s", i.Name, dash(i.TC), dash(i.XDP), i.Advice)
+			row("%s\t%s\t%s\t%s\t%s", i.Name, dash(i.TC), dash(i.XDP), dash(i.Egress), i.Advice)
 		}
 		row("\nNOT FORWARDED\tPACKETS\t")
 		for _, r := range s.Reasons {

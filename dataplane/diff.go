@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"slices"
+
+	"lvs"
+)
+
+// diff gives the records of the services that differ from the maps.
+func (in *instance) diff(t *lvs.Table) ([]*record, error) {
+	slots := map[bpfServiceKey]*bpfService{}
+	for _, s := range in.live() {
+		slots[s.Key] = s
+	}
+	var records []*record
+	for _, v := range t.Services() {
+		r, err := newRecord(v)
+		if err != nil {
+			return nil, err
+		}
+		s := slots[r.service.Key]
+		delete(slots, r.service.Key)
+		if s == nil || r.zeroed() || configOf(s) != configOf(&r.service) || in.serversDiffer(s, r.servers) {
+			records = append(records, r)
+		}
+	}
+	for key := range slots {
+		records = append(records, &record{service: bpfService{Key: key, Use: bpfSlotUseSLOT_REMOVED}})
+	}
+	// what goes makes room for what comes
+	slices.SortStableFunc(records, func(a, b *record) int { return int(b.service.Use) - int(a.service.Use) })
+	return records, nil
+}
+
+func newRecord(v *lvs.Service) (*record, error) {
+	s, err := toService(v.ServiceID, v.ServiceConfig)
+	if err != nil {
+		return nil, err
+	}
+	if v.Zeroed {
+		s.First = 1
+	}
+	r := &record{s, make([]bpfServer, len(v.Servers))}
+	for i, d := range v.Servers {
+		r.servers[i] = toServer(d.ServerID, d.ServerConfig)
+		if d.Edited {
+			r.servers[i].Next = 1
+		}
+	}
+	return r, nil
+}
+
+func configOf(s *bpfService) bpfService {
+	c := *s
+	c.First, c.Added, c.Carried, c.Use, c.Places = 0, 0, bpfCounts{}, 0, 0
+	return c
+}
+
+func serverConfigOf(d *bpfServer) bpfServer {
+	c := *d
+	c.Service, c.Next, c.Removed, c.Use, c.LastWeight = 0, 0, 0, 0, 0
+	c.Zero, c.TunnelSource = bpfCounts{}, [2]uint64{}
+	return c
+}
+
+func (in *instance) serversDiffer(s *bpfService, want []bpfServer) bool {
+	i := 0
+	for _, d := range in.members(s) {
+		if bpfSlotUse(d.Use) != bpfSlotUseSLOT_LIVE {
+			continue
+		}
+		if i >= len(want) || want[i].Next != 0 || serverConfigOf(d) != serverConfigOf(&want[i]) {
+			return true
+		}
+		i++
+	}
+	return i != len(want)
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+
+	"lvs"
+)
+
+func (in *instance) readInterfaces(s *Status) error {
+	devices, err := in.devices()
+	if err != nil {
+		return err
+	}
+	all, err := netlink.LinkList()
+	if err != nil {
+		return err
+	}
+	could, err := attachable()
+	if err != nil {
+		return err
+	}
+	for _, l := range all {
+		d, known := devices[uint32(l.Attrs().Index)]
+		if !known && !slices.ContainsFunc(could, func(c netlink.Link) bool { return c.Attrs().Index == l.Attrs().Index }) {
+			continue
+		}
+		i := Interface{Name: l.Attrs().Name, Up: l.Attrs().Flags&net.FlagUp != 0}
+		i.TC, i.XDP = in.attached(l, d)
+		i.Egress = in.attachedOut(l, d)
+		switch {
+		case i.TC == "lost" || i.XDP == "lost" || i.Egress == "lost":
+			i.Advice = fmt.Sprintf("its program was taken off by somebody else: director detach %s; director attach %s", i.Name, i.Name)
+		case !known && i.Up:
+			i.Advice = fmt.Sprintf("not attached yet: the next change does it, or director attach %s", i.Name)
+		case i.XDP != "" && otherXDP(devices, l.Attrs().Index):
+			i.Advice = "XDP sends only to interfaces that have it too: attach it to all that packets of the services pass"
+		}
+		s.Interfaces = append(s.Interfaces, i)
+	}
+	slices.SortFunc(s.Interfaces, func(a, b Interface) int { return strings.Compare(a.Name, b.Name) })
+	return nil
+}
+
+// otherXDP says whether another interface is attached to on tc alone.
+func otherXDP(devices map[uint32]bpfDevice, but int) bool {
+	for i, d := range devices {
+		if int(i) != but && d.Tc >= bpfAttachmentATTACH_TCX && d.Xdp < bpfAttachmentATTACH_XDP_NATIVE {
+			return true
+		}
+	}
+	return false
+}
+
+func (in *instance) attached(l netlink.Link, d bpfDevice) (tc, xdp string) {
+	ifindex := l.Attrs().Index
+	switch d.Tc {
+	case bpfAttachmentATTACH_TCX:
+		tc = in.linkState(tcPin(ifindex), "tcx")
+	case bpfAttachmentATTACH_CLSACT:
+		tc = "clsact"
+		if has, err := hasClsact(l); err == nil && !has {
+			tc = "lost"
+		}
+	}
+	if mode, ok := xdpModes[d.Xdp]; ok {
+		xdp = in.linkState(xdpPin(ifindex), string(mode))
+	}
+	return tc, xdp
+}
+
+func (in *instance) attachedOut(l netlink.Link, d bpfDevice) string {
+	switch d.Out {
+	case bpfAttachmentATTACH_TCX:
+		return in.linkState(outPin(l.Attrs().Index), "tcx")
+	case bpfAttachmentATTACH_CLSACT:
+		if has, err := hasClsact(l); err == nil && !has {
+			return "lost"
+		}
+		return "clsact"
+	}
+	return ""
+}
+
+// readMarks tells which marks lead to the program, and what keeps packets with them from getting there.
+func (in *instance) readMarks(s *Status) error {
+	marks := in.marks()
+	for _, f := range families {
+		if len(marks[f.family]) == 0 {
+			continue
+		}
+		rules, err := netlink.RuleList(f.number)
+		if err != nil {
+			return err
+		}
+		for _, m := range marks[f.family] {
+			s.Marks = append(s.Marks, lvs.ServiceID{Family: f.family, Mark: m}.String())
+			if !slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.Protocol == markProtocol && r.Mark == m }) {
+				s.Advice = append(s.Advice, fmt.Sprintf("no routing rule leads packets with the mark %d to the director: the next change makes it", m))
+			}
+		}
+		if !isOn(f.forwarding) {
+			name := strings.ReplaceAll(strings.TrimPrefix(f.forwarding, "/proc/sys/"), "/", ".")
+			s.Advice = append(s.Advice, "services by firewall mark need forwarding: sysctl -w "+name+"=1, and then director attach")
+		}
+	}
+	return nil
+}
+
+func (in *instance) linkState(pin, name string) string {
+	l, err := link.LoadPinnedLink(filepath.Join(in.dir, pin), nil)
+	if err != nil {
+		return "lost"
+	}
+	defer l.Close()
+	info, err := l.Info()
+	if err != nil {
+		return "lost"
+	}
+	if t := info.TCX(); t != nil && t.Ifindex == 0 {
+		return "lost"
+	}
+	if x := info.XDP(); x != nil && x.Ifindex == 0 {
+		return "lost"
+	}
+	return name
+}
