@@ -101,8 +101,9 @@ __noinline int conn_give_way(struct plan *p)
 {
 	if (!p)
 		return 0;
-	struct segment *s = bpf_map_lookup_elem(&conns, &p->home.segment);
-	struct server *d = bpf_map_lookup_elem(&servers, &p->server);
+	__u32 segment = p->home.segment, server = p->server; /* Linux 6.1 takes no keys out of an argument */
+	struct segment *s = bpf_map_lookup_elem(&conns, &segment);
+	struct server *d = bpf_map_lookup_elem(&servers, &server);
 	if (!s || !d)
 		return 0;
 	struct conn_key *k = &p->other;
@@ -167,10 +168,11 @@ __noinline int schedule(struct flow *f, struct plan *p)
 {
 	if (!f || !p)
 		return SCHEDULED_NOT;
-	struct segment *s = bpf_map_lookup_elem(&conns, &p->home.segment);
-	struct guard *g = bpf_map_lookup_elem(&guards, &p->home.segment);
-	struct links *l = bpf_map_lookup_elem(&links, &p->home.segment);
-	struct server *d = bpf_map_lookup_elem(&servers, &p->server);
+	__u32 segment = p->home.segment, server = p->server;
+	struct segment *s = bpf_map_lookup_elem(&conns, &segment);
+	struct guard *g = bpf_map_lookup_elem(&guards, &segment);
+	struct links *l = bpf_map_lookup_elem(&links, &segment);
+	struct server *d = bpf_map_lookup_elem(&servers, &server);
 	if (!s || !g || !l || !d)
 		return SCHEDULED_NOT;
 	__u32 life = life_begin(f, d->forward) | (keeps_port(d, f->dst_port) ? LIFE_SAME_PORT : 0);

@@ -89,7 +89,8 @@ __noinline __u32 template_server(struct flow *f, struct plan *p)
 {
 	if (!f || !p)
 		return 0;
-	struct service *v = bpf_map_lookup_elem(&services, &p->service);
+	__u32 service = p->service; /* Linux 6.1 takes no keys out of an argument */
+	struct service *v = bpf_map_lookup_elem(&services, &service);
 	if (!v || !v->persistent)
 		return 0;
 	template_key(&p->other, f, v);
@@ -108,7 +109,8 @@ __noinline int template_hold(struct flow *f, struct plan *p)
 {
 	if (!f || !p)
 		return INSERT_RACED;
-	struct service *v = bpf_map_lookup_elem(&services, &p->service);
+	__u32 service = p->service; /* Linux 6.1 takes no keys out of an argument */
+	struct service *v = bpf_map_lookup_elem(&services, &service);
 	if (!v)
 		return INSERT_RACED;
 	template_key(&p->other, f, v);
