@@ -305,8 +305,11 @@ static __noinline int insert_once(struct segment *s, struct guard *g, struct lin
 	e->life = d->life;
 	e->server = d->server;
 	e->expires = d->expires;
-	if (l)
-		l->line[(page * LINES + j) & (SEGMENT_LINES - 1)] = link;
+	if (l) {
+		__u64 at = page * LINES + j;
+		BOUND(at, SEGMENT_LINES - 1);
+		l->line[at] = link;
+	}
 	g->taken[page] |= 1ULL << j;
 	/* an exchange is a full barrier: the key is there before the entry is live */
 	__sync_lock_test_and_set(&e->own, (generation + OWN_GENERATION) | distance << OWN_DISTANCE_SHIFT |

@@ -105,8 +105,7 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 	bool last = f->ttl <= 1 && !f->routed;
 	/* whatever needs more than a rewrite is tc's to do */
 	bool fits = !r->mtu || f->length + overhead_of(d) <= r->mtu || packet_is_gso(p);
-	if (p->hook == HOOK_XDP &&
-	    (routed != ROUTED || r->xdp == ROUTE_XDP_NONE || (last && !output) || !fits)) {
+	if (p->hook == HOOK_XDP && (routed != ROUTED || r->xdp == ROUTE_XDP_NONE || (last && !output) || !fits)) {
 		if (routed == ROUTED_BY_KERNEL)
 			r->probe = 1;
 		return packet_pass(p);
