@@ -5,9 +5,12 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -124,5 +127,63 @@ func TestSteeringRefused(t *testing.T) {
 	w.mustUpdate(func(t *lvs.Table) error { t.Clear(); return nil })
 	if now := steering(t); now != before {
 		t.Errorf("refused:\n%s\nwant\n%s", now, before)
+	}
+}
+
+// marked runs a SYN with a mark through a program as if at an interface; it gives the verdict, where the packet goes then, and
+// with which mark.
+func (w *world) marked(p *ebpf.Program, at netlink.Link, frame []byte, mark uint32) (verdict uint32, to netip.Addr, after uint32) {
+	w.t.Helper()
+	skb, now := contextOf(p, at, frame, 0).([48]uint32), [48]uint32{}
+	skb[2] = mark
+	o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+512), Context: skb, ContextOut: &now}
+	verdict, err := p.Run(o)
+	must(w.t, err)
+	to, _ = netip.AddrFromSlice(o.DataOut[30:34])
+	return verdict, to, now[2]
+}
+
+// While there are services by mark, a connection begins on the egress of the device, by mark or else by address.
+func TestMarkBeforeAddress(t *testing.T) {
+	w := mustWorld(t, small)
+	must(t, os.WriteFile(families[0].forwarding, []byte("1"), 0))
+	along := tcp4
+	w.mustUpdate(addService(along.id(), "rr", netip.AddrPortFrom(server4, 80)))
+	if verdict, to, _ := w.marked(w.tc, w.clients, along.from(4000).in("S").frame(t), 0); verdict != tcRedirect || to != server4 {
+		t.Errorf("without services by mark the verdict is %d, to %v", verdict, to)
+	}
+	w.mustUpdate(addService(lvs.ServiceID{Family: lvs.IPv4, Mark: 5}, "rr", netip.AddrPortFrom(other4, 0)))
+	out, err := w.look.program("out")
+	must(t, err)
+	defer out.Close()
+	device, err := netlink.LinkByName(markDevice)
+	must(t, err)
+	virtual := along.virtual.Addr()
+	for i, c := range []struct {
+		what    string
+		p       *ebpf.Program
+		at      netlink.Link
+		mark    uint32
+		verdict uint32
+		to      netip.Addr
+		after   uint32
+	}{
+		{"at ingress it goes up, with a bit", w.tc, w.clients, 0, tcPass, virtual, markAsk},
+		{"the bit alone is for the address", out, device, markAsk, tcRedirect, server4, markAsk},
+		{"a mark is for its service", out, device, 5, tcRedirect, other4, 5},
+		{"also with the bit", out, device, 5 | markAsk, tcRedirect, other4, 5 | markAsk},
+		{"another mark does not hide the address", out, device, 6, tcRedirect, server4, 6},
+		{"a local client is not asked for a mark", out, w.clients, 0, tcRedirect, server4, 0},
+	} {
+		verdict, to, after := w.marked(c.p, c.at, along.from(uint16(4001+i)).in("S").frame(t), c.mark)
+		if verdict != c.verdict || to != c.to || after != c.after {
+			t.Errorf("%s: verdict %d to %v with mark %x", c.what, verdict, to, after)
+		}
+	}
+	if verdict, to, _ := w.marked(w.tc, w.clients, along.from(4003).in("A").frame(t), 0); verdict != tcRedirect || to != other4 {
+		t.Errorf("the connection of a mark goes on at ingress: verdict %d to %v", verdict, to)
+	}
+	if verdict, to, _ := w.marked(out, device, along.from(5000).in("A").frame(t), 5); verdict != tcRedirect || to != virtual {
+		t.Errorf("what nobody knows comes in again as it was: verdict %d to %v", verdict, to)
 	}
 }
