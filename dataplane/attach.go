@@ -94,7 +94,7 @@ func (in *instance) restore(links []netlink.Link, before map[uint32]bpfDevice) e
 }
 
 // Detach takes the programs off interfaces by name, or off all if none is named. They stay off until they are attached
-// by name again. Services and connections stay.
+// by name again; what services by mark need goes, too, until the next change. Services and connections stay.
 func (d *Director) Detach(names []string) error {
 	links, err := linksByName(names)
 	if err != nil {
@@ -110,6 +110,9 @@ func (d *Director) Detach(names []string) error {
 	defer in.close()
 	if len(names) > 0 {
 		return in.detach(links)
+	}
+	if err := in.steer(nil, true); err != nil {
+		return err
 	}
 	return in.detach(nil)
 }

@@ -5,7 +5,6 @@ package dataplane
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -16,11 +15,6 @@ const (
 	localTable     = 255
 	kernelProtocol = 2 // RTPROT_KERNEL, which the rules have that the kernel makes
 )
-
-func exists(file string) bool {
-	_, err := os.Stat(file)
-	return err == nil
-}
 
 // rules are the routing rules of a family.
 type rules struct {

@@ -80,7 +80,7 @@ func (in *instance) steer(marks marked, exact bool) error {
 		return err
 	}
 	if len(marks) > 0 {
-		if err := in.makeDevice(&s); err != nil {
+		if err := in.makeDevice(&s, marks); err != nil {
 			return fmt.Errorf("a device for packets with marks: %w", err)
 		}
 	}
@@ -117,8 +117,8 @@ func isOn(file string) bool {
 	return err == nil && strings.TrimSpace(string(b)) != "0"
 }
 
-// makeDevice makes the device, with the program on its egress, and a table that leads there.
-func (in *instance) makeDevice(s *bpfSetting) error {
+// makeDevice makes the device, with the program on its egress, and a table that leads there for the families that have marks.
+func (in *instance) makeDevice(s *bpfSetting, marks marked) error {
 	l, err := netlink.LinkByName(markDevice)
 	if err != nil && ignoreNotFound(err) != nil {
 		return err
@@ -149,6 +149,9 @@ func (in *instance) makeDevice(s *bpfSetting) error {
 		return err
 	}
 	for _, f := range families {
+		if len(marks[f.family]) == 0 {
+			continue
+		}
 		_, all, err := net.ParseCIDR(f.everything)
 		if err != nil {
 			return err
@@ -156,7 +159,7 @@ func (in *instance) makeDevice(s *bpfSetting) error {
 		err = netlink.RouteReplace(&netlink.Route{
 			Family: f.number, LinkIndex: ifindex, Dst: all, Table: markTable, Protocol: markProtocol, Scope: unix.RT_SCOPE_LINK,
 		})
-		if err != nil && !(f.family == lvs.IPv6 && !exists(f.forwarding)) {
+		if err != nil {
 			return err
 		}
 		cut()

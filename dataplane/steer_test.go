@@ -29,7 +29,9 @@ func steering(t *testing.T) string {
 		}
 		routes, err := netlink.RouteListFiltered(f.number, &netlink.Route{Table: markTable}, netlink.RT_FILTER_TABLE)
 		must(t, err)
-		fmt.Fprintln(&text, routes)
+		for _, r := range routes {
+			fmt.Fprintln(&text, r.Dst, r.Table)
+		}
 	}
 	links, err := netlink.LinkList()
 	must(t, err)
@@ -98,6 +100,14 @@ func TestSteeringLeavesOthersAlone(t *testing.T) {
 	}
 	if strings.Contains(now, "2: 2 mark 5/") || strings.Contains(now, "2: 0 mark") || strings.Contains(now, "10: 2 mark") {
 		t.Errorf("too many rules:\n%s", now)
+	}
+	must(t, w.Detach(nil))
+	if now := steering(t); now != before {
+		t.Errorf("detached:\n%s\nwant\n%s", now, before)
+	}
+	must(t, w.Attach(nil, XDPNone))
+	if again := steering(t); again != now {
+		t.Errorf("attached again:\n%s\nwant\n%s", again, now)
 	}
 	must(t, w.Unload())
 	if now := steering(t); now != before {
