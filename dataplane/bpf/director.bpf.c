@@ -98,7 +98,7 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 	bool output = d->direction == DIRECTION_OUTPUT;
 	if (p->egress && output)
 		return answer_here(p, f, d);
-	enum routed routed = route_to(p, output ? d->addr : f->src, output ? f->dst : d->addr, &r);
+	enum routed routed = route_to(p, d->src, d->dst, &r);
 
 	if (!r)
 		return packet_pass(p);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* nat.h - one end of a packet rewritten: its destination on the way in, its source on the way out. */
+/* nat.h - addresses and ports of a packet rewritten: those of one end, or of both. What does not change adds nothing to the
+ * checksums. */
 #pragma once
 #include "direct.h"
 
@@ -20,38 +21,32 @@ static __always_inline int nat_rewrite(struct packet *p, struct flow *f, struct 
 	if (ttl_down(p, f))
 		return -1;
 
-	bool output = d->direction == DIRECTION_OUTPUT, ipv6 = f->family == FAMILY_IPV6;
-	bool udp = f->protocol == IPPROTO_UDP;
-	const __u64 *old = output ? f->src : f->dst;
-	__u16 old_port = output ? f->src_port : f->dst_port;
-	__u32 diff = address_diff(old, d->addr, ipv6);
+	bool ipv6 = f->family == FAMILY_IPV6, udp = f->protocol == IPPROTO_UDP;
+	__u64 diff = (__u64)address_diff(f->src, d->src, ipv6) + address_diff(f->dst, d->dst, ipv6);
+	__u32 addr = (diff & 0xffffffff) + (diff >> 32);
+	__u32 port = (__u16)~f->src_port + (__u32)d->src_port + (__u16)~f->dst_port + (__u32)d->dst_port;
 	__u64 at = f->transport;
 
 	BOUND(at, HEADERS_MASK);
-	packet_checksum(p, at + (udp ? 6 : 16), diff, (__u16)~old_port + (__u32)d->port, udp, ipv6);
+	packet_checksum(p, at + (udp ? 6 : 16), addr, port, udp, ipv6);
 	__u16 *ports = p->data + at;
 	if ((void *)(ports + 2) > p->end)
 		return -1;
-	/* both, so that no offset depends on the direction */
-	ports[0] = output ? d->port : f->src_port;
-	ports[1] = output ? f->dst_port : d->port;
+	ports[0] = d->src_port;
+	ports[1] = d->dst_port;
 	if (ipv6) {
 		struct ipv6hdr *ip = p->data + sizeof(struct ethhdr);
 		if ((void *)(ip + 1) > p->end)
 			return -1;
-		if (output)
-			__builtin_memcpy(&ip->saddr, d->addr, 16);
-		else
-			__builtin_memcpy(&ip->daddr, d->addr, 16);
+		__builtin_memcpy(&ip->saddr, d->src, 16);
+		__builtin_memcpy(&ip->daddr, d->dst, 16);
 		return 0;
 	}
 	struct iphdr *ip = p->data + sizeof(struct ethhdr);
 	if ((void *)(ip + 1) > p->end)
 		return -1;
-	ip->check = ~fold((__u64)(__u16)~ip->check + diff);
-	if (output)
-		ip->saddr = d->addr[1] >> 32;
-	else
-		ip->daddr = d->addr[1] >> 32;
+	ip->check = ~fold((__u64)(__u16)~ip->check + addr);
+	ip->saddr = d->src[1] >> 32;
+	ip->daddr = d->dst[1] >> 32;
 	return 0;
 }

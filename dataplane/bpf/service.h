@@ -14,16 +14,30 @@ enum outcome {
 };
 
 struct decision {
-	__u64 addr[2]; /* FORWARD: the new destination (input) or source (output) */
+	__u64 src[2], dst[2]; /* FORWARD: the packet's addresses when it leaves */
 	struct conn *conn;
 	__u32 outcome;
 	__u32 reason;
 	__u32 server; /* that the packet counts for; 0 is none */
 	__u32 direction;
-	__u16 port;
-	__u16 forward;
+	__u16 src_port, dst_port;
+	__u32 forward;
 	__u32 at; /* the connection's line of the whole table */
 };
+
+static __always_inline void decide_source(struct decision *d, const __u64 addr[2], __u16 port)
+{
+	d->src[0] = addr[0];
+	d->src[1] = addr[1];
+	d->src_port = port;
+}
+
+static __always_inline void decide_destination(struct decision *d, const __u64 addr[2], __u16 port)
+{
+	d->dst[0] = addr[0];
+	d->dst[1] = addr[1];
+	d->dst_port = port;
+}
 
 static __always_inline __u32 ours_bit(const __u64 addr[2])
 {
@@ -229,9 +243,8 @@ static __always_inline void decide_once(struct decision *d, struct flow *f, stru
 	d->direction = DIRECTION_INPUT;
 	d->server = p->server;
 	d->forward = server->forward;
-	d->addr[0] = server->addr[0];
-	d->addr[1] = server->addr[1];
-	d->port = keeps_port(server, f->dst_port) ? f->dst_port : server->port;
+	decide_source(d, f->src, f->src_port);
+	decide_destination(d, server->addr, keeps_port(server, f->dst_port) ? f->dst_port : server->port);
 }
 
 /* Whether the packet begins a new connection in place of one that is all but over. */
@@ -268,16 +281,14 @@ static __always_inline void decide_conn(struct decision *d, struct flow *f, stru
 	d->server = server->use == SLOT_LIVE ? slot : 0;
 	d->outcome = OUTCOME_DROP;
 	if (dir == DIRECTION_OUTPUT) {
-		d->addr[0] = e->virtual[0];
-		d->addr[1] = e->virtual[1];
-		d->port = e->virtual_port;
+		decide_source(d, e->virtual, e->virtual_port);
+		decide_destination(d, f->dst, f->dst_port);
 	} else {
 		d->reason = REASON_REMOVED;
 		if (!d->server)
 			return;
-		d->addr[0] = server->addr[0];
-		d->addr[1] = server->addr[1];
-		d->port = conn_port(e, server);
+		decide_source(d, f->src, f->src_port);
+		decide_destination(d, server->addr, conn_port(e, server));
 	}
 	d->reason = REASON_NONE;
 	d->outcome = OUTCOME_FORWARD;
