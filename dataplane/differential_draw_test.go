@@ -118,12 +118,6 @@ func drawService(t *rapid.T, n int) lvs.ServiceConfig {
 	if stageServices[n].Family == lvs.IPv6 {
 		c.Netmask = 128
 	}
-	switch rapid.IntRange(0, 29).Draw(t, "kind") {
-	case 28:
-		c.Persistent = 300
-	case 27:
-		c.OnePacket = true
-	}
 	return c
 }
 
