@@ -18,6 +18,7 @@ var order = []string{
 	"lvs",
 	"lvs/needs",
 	"lvs/sched",
+	"lvs/simulate",
 	"lvs/oracle",
 	"lvs/ipvsadm",
 	"lvs/place",

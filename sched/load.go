@@ -13,13 +13,15 @@ func (choice) Changed(_, _ []Server) {}
 
 var byLoad = map[string]choice{
 	"lc":   leastBy(func(s, least *Server) bool { return s.overhead() < least.overhead() }),
-	"wlc":  leastBy(lessLoaded),
-	"sed":  leastBy(shorterDelay),
+	"wlc":  leastLoad,
+	"sed":  leastDelay,
 	"nq":   neverQueue,
 	"fo":   leastBy(func(s, best *Server) bool { return s.Weight > best.Weight }),
 	"ovf":  overflow,
 	"twos": twos,
 }
+
+var leastLoad, leastDelay = leastBy(lessLoaded), leastBy(shorterDelay)
 
 // leastBy picks the first usable server that no other is before.
 func leastBy(before func(s, least *Server) bool) choice {
@@ -50,7 +52,7 @@ func neverQueue(servers []Server, r Request) int {
 			return i
 		}
 	}
-	return leastBy(shorterDelay)(servers, r)
+	return leastDelay(servers, r)
 }
 
 // overflow is fo among the servers that have no more open connections than weight.

@@ -53,7 +53,7 @@ func (l *locality) Pick(servers []Server, r Request) int {
 			return i
 		}
 	}
-	i := byLoad["wlc"](servers, r)
+	i := leastLoad(servers, r)
 	if i < 0 {
 		return -1
 	}
@@ -73,15 +73,12 @@ func (l *locality) Pick(servers []Server, r Request) int {
 // known is the server for an address that has a place already, or -1 if none of its servers can take more. lblc stays
 // with its server even at the threshold.
 func (l *locality) known(servers []Server, p *place, now time.Duration) int {
-	members := make([]int, 0, len(p.servers))
+	least, most := -1, -1
 	for _, id := range p.servers {
 		i := slices.IndexFunc(servers, func(s Server) bool { return s.ID == id })
-		if i >= 0 && servers[i].Weight > 0 {
-			members = append(members, i)
+		if i < 0 || servers[i].Weight <= 0 {
+			continue
 		}
-	}
-	least, most := -1, -1
-	for _, i := range members {
 		if (!l.replicate || !servers[i].Overloaded) && (least < 0 || lessLoaded(&servers[i], &servers[least])) {
 			least = i
 		}

@@ -84,6 +84,21 @@ func TestPickIsUsable(t *testing.T) {
 	}
 }
 
+// TestPickDoesNotAllocate: simulations pick many millions of times.
+func TestPickDoesNotAllocate(t *testing.T) {
+	servers := serversOf(1, 2, 5)
+	r := Request{Client: netip.MustParseAddrPort("10.0.0.1:40000"), Virtual: netip.MustParseAddrPort("10.9.0.1:80")}
+	for _, name := range lvs.Schedulers {
+		s, err := New(name, lvs.SchedulerPort|lvs.SchedulerFallback, servers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := testing.AllocsPerRun(100, func() { servers[max(s.Pick(servers, r), 0)].Active++ }); n != 0 {
+			t.Errorf("%s: %v allocations a pick", name, n)
+		}
+	}
+}
+
 // TestWeightedShare: a round of wrr gives each server its weight's share of turns, from wherever it begins.
 func TestWeightedShare(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -39,6 +39,7 @@ type verbs struct {
 	Complete      completeVerb   `cmd:"" hidden:""`
 	Man           manVerb        `cmd:"" hidden:""`
 	Realserver    realserverVerb `cmd:"" help:"What runs on a real server: virtual addresses, tunnels' ends, the clients of FULLNAT."`
+	Simulate      simulateVerb   `cmd:"" help:"Schedulers side by side on a described load."`
 	Lab           labVerb        `cmd:"" help:"Networks out of namespaces that show the director at work."`
 }
 
