@@ -155,7 +155,7 @@ func (a *applying) one(r *record) error {
 	cut()
 	a.chain(s, order, members)
 	if r.zeroed() {
-		a.zero(s)
+		a.zero(slot, s)
 	}
 	if !fresh && !a.again {
 		return nil
@@ -210,6 +210,7 @@ func (a *applying) writeService(slot uint32, r *record, members []uint32, fresh 
 			*s = bpfService{Key: c.Key}
 		}
 		s.Added = a.added
+		a.rates.services[slot].restart()
 		var sum lvs.Stats
 		for _, i := range members {
 			sum.Add(a.counted(i))
@@ -322,9 +323,11 @@ func (a *applying) removeService(slot uint32) error {
 }
 
 // zero lets the counters of a service and its servers start again.
-func (a *applying) zero(s *bpfService) {
+func (a *applying) zero(slot uint32, s *bpfService) {
 	var sum lvs.Stats
+	a.rates.services[slot].restart()
 	for i, d := range a.members(s) {
+		a.rates.servers[i].restart()
 		counted := a.counted(i)
 		d.Zero = toCounts(counted)
 		cut()
@@ -336,7 +339,7 @@ func (a *applying) zero(s *bpfService) {
 }
 
 func (in *instance) clear(server uint32) {
-	in.loads[server] = bpfLoad{}
+	in.loads[server], in.rates.servers[server] = bpfLoad{}, bpfEstimate{}
 	for i := range in.counters[int(server)*in.cpus : (int(server)+1)*in.cpus] {
 		in.counters[int(server)*in.cpus+i] = bpfCounter{}
 	}

@@ -200,6 +200,7 @@ type instance struct {
 	servers  []bpfServer
 	loads    []bpfLoad
 	counters []bpfCounter
+	rates    struct{ servers, services []bpfEstimate } // by slot
 	cpus     int
 	hz       uint32
 	named    map[uint32]bool // servers' slots that places name; nil if that was not read yet
@@ -232,6 +233,12 @@ func (in *instance) open() (err error) {
 		return err
 	}
 	if in.counters, err = mapped[bpfCounter](in, bpfMapCounters); err != nil {
+		return err
+	}
+	if in.rates.servers, err = mapped[bpfEstimate](in, bpfMapServerEstimates); err != nil {
+		return err
+	}
+	if in.rates.services, err = mapped[bpfEstimate](in, bpfMapServiceEstimates); err != nil {
 		return err
 	}
 	in.cpus = len(in.counters) / len(in.servers)

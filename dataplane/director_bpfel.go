@@ -71,6 +71,28 @@ type bpfDevice struct {
 	Out        bpfAttachment
 }
 
+type bpfEstimate struct {
+	_       structs.HostLayout
+	Seen    bpfCounts
+	Rate    bpfCounts
+	Restart uint32
+	Spare   [3]uint32
+}
+
+type bpfEstimator struct {
+	_     structs.HostLayout
+	Timer struct {
+		_ structs.HostLayout
+		_ [16]byte
+	}
+	Next  uint32
+	Left  int32
+	Due   uint64
+	Line  uint32
+	Spare uint32
+	Sum   bpfCounts
+}
+
 type bpfGuard struct {
 	_    structs.HostLayout
 	Lock struct {
@@ -326,39 +348,44 @@ type bpfSweeper struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	bpfMapConns           = "conns"
-	bpfMapCounters        = "counters"
-	bpfMapDevices         = "devices"
-	bpfMapGuards          = "guards"
-	bpfMapIcmpBudgets     = "icmp_budgets"
-	bpfMapLinks           = "links"
-	bpfMapLists           = "lists"
-	bpfMapLoads           = "loads"
-	bpfMapMacs            = "macs"
-	bpfMapOurs            = "ours"
-	bpfMapPlaces          = "places"
-	bpfMapPlans           = "plans"
-	bpfMapQuotes          = "quotes"
-	bpfMapReasons         = "reasons"
-	bpfMapRoutes          = "routes"
-	bpfMapServers         = "servers"
-	bpfMapServiceSlots    = "service_slots"
-	bpfMapServices        = "services"
-	bpfMapSweepers        = "sweepers"
-	bpfProgDirectorAnchor = "director_anchor"
-	bpfProgDirectorOut    = "director_out"
-	bpfProgDirectorStart  = "director_start"
-	bpfProgDirectorTc     = "director_tc"
-	bpfProgDirectorXdp    = "director_xdp"
-	bpfVarCpus            = "cpus"
-	bpfVarHz              = "hz"
-	bpfVarLoopback        = "loopback"
-	bpfVarSeed            = "seed"
-	bpfVarSegments        = "segments"
-	bpfVarSettings        = "settings"
-	bpfVarTcpActive       = "tcp_active"
-	bpfVarTcpNext         = "tcp_next"
-	bpfVarTestClock       = "test_clock"
+	bpfMapConns            = "conns"
+	bpfMapCounters         = "counters"
+	bpfMapDevices          = "devices"
+	bpfMapEstimators       = "estimators"
+	bpfMapGuards           = "guards"
+	bpfMapIcmpBudgets      = "icmp_budgets"
+	bpfMapLinks            = "links"
+	bpfMapLists            = "lists"
+	bpfMapLoads            = "loads"
+	bpfMapMacs             = "macs"
+	bpfMapOurs             = "ours"
+	bpfMapPlaces           = "places"
+	bpfMapPlans            = "plans"
+	bpfMapQuotes           = "quotes"
+	bpfMapReasons          = "reasons"
+	bpfMapRoutes           = "routes"
+	bpfMapServerEstimates  = "server_estimates"
+	bpfMapServers          = "servers"
+	bpfMapServiceEstimates = "service_estimates"
+	bpfMapServiceSlots     = "service_slots"
+	bpfMapServices         = "services"
+	bpfMapSweepers         = "sweepers"
+	bpfProgDirectorAnchor  = "director_anchor"
+	bpfProgDirectorOut     = "director_out"
+	bpfProgDirectorStart   = "director_start"
+	bpfProgDirectorTc      = "director_tc"
+	bpfProgDirectorXdp     = "director_xdp"
+	bpfVarCpus             = "cpus"
+	bpfVarHz               = "hz"
+	bpfVarLoopback         = "loopback"
+	bpfVarSeed             = "seed"
+	bpfVarSegments         = "segments"
+	bpfVarServersSize      = "servers_size"
+	bpfVarServicesSize     = "services_size"
+	bpfVarSettings         = "settings"
+	bpfVarTcpActive        = "tcp_active"
+	bpfVarTcpNext          = "tcp_next"
+	bpfVarTestClock        = "test_clock"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -414,40 +441,45 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
-	Conns        *ebpf.MapSpec `ebpf:"conns"`
-	Counters     *ebpf.MapSpec `ebpf:"counters"`
-	Devices      *ebpf.MapSpec `ebpf:"devices"`
-	Guards       *ebpf.MapSpec `ebpf:"guards"`
-	IcmpBudgets  *ebpf.MapSpec `ebpf:"icmp_budgets"`
-	Links        *ebpf.MapSpec `ebpf:"links"`
-	Lists        *ebpf.MapSpec `ebpf:"lists"`
-	Loads        *ebpf.MapSpec `ebpf:"loads"`
-	Macs         *ebpf.MapSpec `ebpf:"macs"`
-	Ours         *ebpf.MapSpec `ebpf:"ours"`
-	Places       *ebpf.MapSpec `ebpf:"places"`
-	Plans        *ebpf.MapSpec `ebpf:"plans"`
-	Quotes       *ebpf.MapSpec `ebpf:"quotes"`
-	Reasons      *ebpf.MapSpec `ebpf:"reasons"`
-	Routes       *ebpf.MapSpec `ebpf:"routes"`
-	Servers      *ebpf.MapSpec `ebpf:"servers"`
-	ServiceSlots *ebpf.MapSpec `ebpf:"service_slots"`
-	Services     *ebpf.MapSpec `ebpf:"services"`
-	Sweepers     *ebpf.MapSpec `ebpf:"sweepers"`
+	Conns            *ebpf.MapSpec `ebpf:"conns"`
+	Counters         *ebpf.MapSpec `ebpf:"counters"`
+	Devices          *ebpf.MapSpec `ebpf:"devices"`
+	Estimators       *ebpf.MapSpec `ebpf:"estimators"`
+	Guards           *ebpf.MapSpec `ebpf:"guards"`
+	IcmpBudgets      *ebpf.MapSpec `ebpf:"icmp_budgets"`
+	Links            *ebpf.MapSpec `ebpf:"links"`
+	Lists            *ebpf.MapSpec `ebpf:"lists"`
+	Loads            *ebpf.MapSpec `ebpf:"loads"`
+	Macs             *ebpf.MapSpec `ebpf:"macs"`
+	Ours             *ebpf.MapSpec `ebpf:"ours"`
+	Places           *ebpf.MapSpec `ebpf:"places"`
+	Plans            *ebpf.MapSpec `ebpf:"plans"`
+	Quotes           *ebpf.MapSpec `ebpf:"quotes"`
+	Reasons          *ebpf.MapSpec `ebpf:"reasons"`
+	Routes           *ebpf.MapSpec `ebpf:"routes"`
+	ServerEstimates  *ebpf.MapSpec `ebpf:"server_estimates"`
+	Servers          *ebpf.MapSpec `ebpf:"servers"`
+	ServiceEstimates *ebpf.MapSpec `ebpf:"service_estimates"`
+	ServiceSlots     *ebpf.MapSpec `ebpf:"service_slots"`
+	Services         *ebpf.MapSpec `ebpf:"services"`
+	Sweepers         *ebpf.MapSpec `ebpf:"sweepers"`
 }
 
 // bpfVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
-	Cpus      *ebpf.VariableSpec `ebpf:"cpus"`
-	Hz        *ebpf.VariableSpec `ebpf:"hz"`
-	Loopback  *ebpf.VariableSpec `ebpf:"loopback"`
-	Seed      *ebpf.VariableSpec `ebpf:"seed"`
-	Segments  *ebpf.VariableSpec `ebpf:"segments"`
-	Settings  *ebpf.VariableSpec `ebpf:"settings"`
-	TcpActive *ebpf.VariableSpec `ebpf:"tcp_active"`
-	TcpNext   *ebpf.VariableSpec `ebpf:"tcp_next"`
-	TestClock *ebpf.VariableSpec `ebpf:"test_clock"`
+	Cpus         *ebpf.VariableSpec `ebpf:"cpus"`
+	Hz           *ebpf.VariableSpec `ebpf:"hz"`
+	Loopback     *ebpf.VariableSpec `ebpf:"loopback"`
+	Seed         *ebpf.VariableSpec `ebpf:"seed"`
+	Segments     *ebpf.VariableSpec `ebpf:"segments"`
+	ServersSize  *ebpf.VariableSpec `ebpf:"servers_size"`
+	ServicesSize *ebpf.VariableSpec `ebpf:"services_size"`
+	Settings     *ebpf.VariableSpec `ebpf:"settings"`
+	TcpActive    *ebpf.VariableSpec `ebpf:"tcp_active"`
+	TcpNext      *ebpf.VariableSpec `ebpf:"tcp_next"`
+	TestClock    *ebpf.VariableSpec `ebpf:"test_clock"`
 }
 
 // bpfObjects contains all objects after they have been loaded into the kernel.
@@ -470,25 +502,28 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
-	Conns        *ebpf.Map `ebpf:"conns"`
-	Counters     *ebpf.Map `ebpf:"counters"`
-	Devices      *ebpf.Map `ebpf:"devices"`
-	Guards       *ebpf.Map `ebpf:"guards"`
-	IcmpBudgets  *ebpf.Map `ebpf:"icmp_budgets"`
-	Links        *ebpf.Map `ebpf:"links"`
-	Lists        *ebpf.Map `ebpf:"lists"`
-	Loads        *ebpf.Map `ebpf:"loads"`
-	Macs         *ebpf.Map `ebpf:"macs"`
-	Ours         *ebpf.Map `ebpf:"ours"`
-	Places       *ebpf.Map `ebpf:"places"`
-	Plans        *ebpf.Map `ebpf:"plans"`
-	Quotes       *ebpf.Map `ebpf:"quotes"`
-	Reasons      *ebpf.Map `ebpf:"reasons"`
-	Routes       *ebpf.Map `ebpf:"routes"`
-	Servers      *ebpf.Map `ebpf:"servers"`
-	ServiceSlots *ebpf.Map `ebpf:"service_slots"`
-	Services     *ebpf.Map `ebpf:"services"`
-	Sweepers     *ebpf.Map `ebpf:"sweepers"`
+	Conns            *ebpf.Map `ebpf:"conns"`
+	Counters         *ebpf.Map `ebpf:"counters"`
+	Devices          *ebpf.Map `ebpf:"devices"`
+	Estimators       *ebpf.Map `ebpf:"estimators"`
+	Guards           *ebpf.Map `ebpf:"guards"`
+	IcmpBudgets      *ebpf.Map `ebpf:"icmp_budgets"`
+	Links            *ebpf.Map `ebpf:"links"`
+	Lists            *ebpf.Map `ebpf:"lists"`
+	Loads            *ebpf.Map `ebpf:"loads"`
+	Macs             *ebpf.Map `ebpf:"macs"`
+	Ours             *ebpf.Map `ebpf:"ours"`
+	Places           *ebpf.Map `ebpf:"places"`
+	Plans            *ebpf.Map `ebpf:"plans"`
+	Quotes           *ebpf.Map `ebpf:"quotes"`
+	Reasons          *ebpf.Map `ebpf:"reasons"`
+	Routes           *ebpf.Map `ebpf:"routes"`
+	ServerEstimates  *ebpf.Map `ebpf:"server_estimates"`
+	Servers          *ebpf.Map `ebpf:"servers"`
+	ServiceEstimates *ebpf.Map `ebpf:"service_estimates"`
+	ServiceSlots     *ebpf.Map `ebpf:"service_slots"`
+	Services         *ebpf.Map `ebpf:"services"`
+	Sweepers         *ebpf.Map `ebpf:"sweepers"`
 }
 
 func (m *bpfMaps) Close() error {
@@ -496,6 +531,7 @@ func (m *bpfMaps) Close() error {
 		m.Conns,
 		m.Counters,
 		m.Devices,
+		m.Estimators,
 		m.Guards,
 		m.IcmpBudgets,
 		m.Links,
@@ -508,7 +544,9 @@ func (m *bpfMaps) Close() error {
 		m.Quotes,
 		m.Reasons,
 		m.Routes,
+		m.ServerEstimates,
 		m.Servers,
+		m.ServiceEstimates,
 		m.ServiceSlots,
 		m.Services,
 		m.Sweepers,
@@ -519,15 +557,17 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
-	Cpus      *ebpf.Variable `ebpf:"cpus"`
-	Hz        *ebpf.Variable `ebpf:"hz"`
-	Loopback  *ebpf.Variable `ebpf:"loopback"`
-	Seed      *ebpf.Variable `ebpf:"seed"`
-	Segments  *ebpf.Variable `ebpf:"segments"`
-	Settings  *ebpf.Variable `ebpf:"settings"`
-	TcpActive *ebpf.Variable `ebpf:"tcp_active"`
-	TcpNext   *ebpf.Variable `ebpf:"tcp_next"`
-	TestClock *ebpf.Variable `ebpf:"test_clock"`
+	Cpus         *ebpf.Variable `ebpf:"cpus"`
+	Hz           *ebpf.Variable `ebpf:"hz"`
+	Loopback     *ebpf.Variable `ebpf:"loopback"`
+	Seed         *ebpf.Variable `ebpf:"seed"`
+	Segments     *ebpf.Variable `ebpf:"segments"`
+	ServersSize  *ebpf.Variable `ebpf:"servers_size"`
+	ServicesSize *ebpf.Variable `ebpf:"services_size"`
+	Settings     *ebpf.Variable `ebpf:"settings"`
+	TcpActive    *ebpf.Variable `ebpf:"tcp_active"`
+	TcpNext      *ebpf.Variable `ebpf:"tcp_next"`
+	TestClock    *ebpf.Variable `ebpf:"test_clock"`
 }
 
 // bpfPrograms contains all programs after they have been loaded into the kernel.

@@ -53,22 +53,24 @@ func (w *world) onCPUs(n int, f func(cpu int)) {
 // mustSweep sweeps the whole table at once, by the code that the timer runs in slices.
 func (w *world) mustSweep() {
 	w.t.Helper()
-	if w.sweep == nil {
-		w.sweep = w.mustLoadSweep()
-	}
-	r, err := w.sweep.Run(&ebpf.RunOptions{Data: make([]byte, 64)})
+	r, err := w.mustTool("sweep_all").Run(&ebpf.RunOptions{Data: make([]byte, 64)})
 	if err != nil || r != 0 {
 		w.t.Fatalf("sweep: %d, %v", int32(r), err)
 	}
 }
 
-func (w *world) mustLoadSweep() *ebpf.Program {
+// mustTool gives a program that works on the world's maps.
+func (w *world) mustTool(name string) *ebpf.Program {
 	w.t.Helper()
+	if w.tools != nil {
+		return w.tools.Programs[name]
+	}
 	c, err := ebpf.LoadCollectionSpec("testdata/stress.o")
 	must(w.t, err)
 	in := w.mustLook()
 	replaced := map[string]*ebpf.Map{}
-	for _, name := range []string{bpfMapConns, bpfMapGuards, bpfMapLinks, bpfMapServers, bpfMapLoads, bpfMapCounters, bpfMapSweepers} {
+	for _, name := range []string{bpfMapConns, bpfMapGuards, bpfMapLinks, bpfMapServers, bpfMapLoads, bpfMapCounters, bpfMapSweepers,
+		bpfMapServices, bpfMapServerEstimates, bpfMapServiceEstimates, bpfMapEstimators} {
 		replaced[name], err = in.m(name)
 		must(w.t, err)
 		c.Maps[name].MaxEntries = replaced[name].MaxEntries()
@@ -77,11 +79,15 @@ func (w *world) mustLoadSweep() *ebpf.Program {
 	must(w.t, err)
 	must(w.t, c.Variables[bpfVarSegments].Set(replaced[bpfMapConns].MaxEntries()))
 	must(w.t, c.Variables[bpfVarHz].Set(in.hz))
+	must(w.t, c.Variables[bpfVarCpus].Set(uint32(in.cpus)))
+	must(w.t, c.Variables[bpfVarServersSize].Set(uint32(len(in.servers))))
+	must(w.t, c.Variables[bpfVarServicesSize].Set(uint32(len(in.services))))
 	must(w.t, c.Variables[bpfVarTestClock].Set(true))
 	coll, err := ebpf.NewCollectionWithOptions(c, ebpf.CollectionOptions{MapReplacements: replaced})
 	must(w.t, err)
 	w.t.Cleanup(coll.Close)
-	return coll.Programs["sweep_all"]
+	w.tools = coll
+	return coll.Programs[name]
 }
 
 // farm is a service with so many servers, without a neighbour to any.
@@ -210,5 +216,49 @@ func TestLoadsAreExact(t *testing.T) {
 			w.checkLoads()
 			w.mustExpire()
 		})
+	}
+}
+
+// Packets of the same connections come to all CPUs at once, both ways and by both hooks: each is counted once.
+func TestCountersAreExact(t *testing.T) {
+	const packets, conns = 20_000, 10
+	w := mustWorld(t, small)
+	nth := func(i int) path {
+		p := udp4 // of a client with a neighbour: XDP leaves others to tc
+		p.client = netip.AddrPortFrom(client4, uint16(1024+i))
+		return p
+	}
+	w.mustUpdate(addService(udp4.id(), "rr", udp4.server))
+	for i := range conns {
+		w.run(w.tc, w.clients, nth(i).in("").frame(t))
+	}
+	before := w.mustStats(udp4)
+	cpus := runtime.NumCPU()
+	w.onCPUs(cpus, func(cpu int) {
+		for i := range conns {
+			in, out := nth(i).in(""), nth(i).out("").with(odd)
+			for _, one := range []struct {
+				packet
+				p *ebpf.Program
+			}{{in, w.tc}, {out, w.tc}, {in, w.xdp}, {out, w.xdp}} { // tc first: it finds the routes
+				frame, side := one.frame(t), w.side(one.packet)
+				o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, 512), Context: contextOf(one.p, side, frame, 0), Repeat: 1}
+				for range packets / conns / 4 {
+					if _, err := one.p.Run(o); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			}
+		}
+	})
+	half := uint64(cpus * packets / 2)
+	want := before
+	want.Add(lvs.Stats{
+		InPackets: half, InBytes: half * uint64(len(udp4.in("").frame(t))-14),
+		OutPackets: half, OutBytes: half * uint64(len(udp4.out("").with(odd).frame(t))-14),
+	})
+	if got := w.mustStats(udp4); got != want || got.Conns != conns {
+		t.Errorf("counted %+v, want %+v with %d connections", got, want, conns)
 	}
 }

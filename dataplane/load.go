@@ -26,7 +26,7 @@ type Sizes struct {
 	Servers  int
 }
 
-// DefaultSizes take about 125 MB of memory, and 8 MB for each CPU.
+// DefaultSizes take about 140 MB of memory, and 8 MB for each CPU.
 var DefaultSizes = Sizes{Conns: 1 << 20, Services: 1 << 14, Servers: 1 << 17}
 
 // ServersPerService is how many servers a service may have.
@@ -88,6 +88,7 @@ func spec(s Sizes) (*ebpf.CollectionSpec, error) {
 	for name, n := range map[string]uint32{
 		bpfMapConns: segments, bpfMapGuards: segments, bpfMapLinks: segments, bpfMapServices: uint32(s.Services) + 1, bpfMapLists: uint32(s.Services) + 1,
 		bpfMapServiceSlots: uint32(s.Services), bpfMapServers: uint32(s.Servers) + 1, bpfMapLoads: uint32(s.Servers) + 1,
+		bpfMapServerEstimates: uint32(s.Servers) + 1, bpfMapServiceEstimates: uint32(s.Services) + 1,
 		bpfMapCounters: uint32((s.Servers + 1) * cpus), bpfMapRoutes: uint32(cpus * routesPerCPU),
 	} {
 		c.Maps[name].MaxEntries = n
@@ -95,6 +96,7 @@ func spec(s Sizes) (*ebpf.CollectionSpec, error) {
 	for name, v := range map[string]any{
 		bpfVarSegments: segments, bpfVarSeed: seed, bpfVarCpus: uint32(cpus), bpfVarHz: hz,
 		bpfVarTcpNext: tcpNext(), bpfVarTcpActive: tcpActive(), bpfVarLoopback: uint32(1),
+		bpfVarServersSize: uint32(s.Servers) + 1, bpfVarServicesSize: uint32(s.Services) + 1,
 	} {
 		if err := c.Variables[name].Set(v); err != nil {
 			return nil, fmt.Errorf("constant %s: %w", name, err)
@@ -197,7 +199,7 @@ func pinAll(c *ebpf.Collection, dir string) error {
 	return place.Anchor(dir, c.Programs[bpfProgDirectorTc], c.Programs[bpfProgDirectorAnchor])
 }
 
-// start runs the program that starts the sweep's timer.
+// start runs the program that starts the timers.
 func start(p *ebpf.Program) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -206,7 +208,7 @@ func start(p *ebpf.Program) error {
 		err = fmt.Errorf("bpf_timer_start answers %d", int32(r))
 	}
 	if err != nil {
-		return fmt.Errorf("start the sweep of the connection table: %w", err)
+		return fmt.Errorf("start the timers: %w", err)
 	}
 	return nil
 }

@@ -148,7 +148,7 @@ func (in *instance) readFill(s *Status) (err error) {
 			s.Servers.Used++
 		}
 	}
-	for _, name := range []string{bpfMapConns, bpfMapGuards, bpfMapLinks, bpfMapServices, bpfMapServers, bpfMapLoads, bpfMapCounters, bpfMapRoutes, bpfMapLists} {
+	for _, name := range []string{bpfMapConns, bpfMapGuards, bpfMapLinks, bpfMapServices, bpfMapServers, bpfMapLoads, bpfMapCounters, bpfMapServerEstimates, bpfMapServiceEstimates, bpfMapRoutes, bpfMapLists} {
 		m, err := in.m(name)
 		if err != nil {
 			return err

@@ -56,8 +56,8 @@ func (in *instance) table() (*lvs.Table, error) {
 		service *lvs.Service
 	}
 	var all []numbered
-	for _, s := range in.live() {
-		all = append(all, numbered{s.Added, in.service(s)})
+	for slot, s := range in.live() {
+		all = append(all, numbered{s.Added, in.service(slot, s)})
 	}
 	slices.SortFunc(all, func(a, b numbered) int { return cmp.Compare(a.added, b.added) })
 	for _, n := range all {
@@ -66,8 +66,8 @@ func (in *instance) table() (*lvs.Table, error) {
 	return t, nil
 }
 
-func (in *instance) service(s *bpfService) *lvs.Service {
-	v := &lvs.Service{}
+func (in *instance) service(slot uint32, s *bpfService) *lvs.Service {
+	v := &lvs.Service{Rates: in.rates.services[slot].rates()}
 	v.ServiceID, v.ServiceConfig = fromService(s)
 	v.Stats = fromCounts(s.Carried)
 	for slot, d := range in.members(s) {
@@ -77,7 +77,7 @@ func (in *instance) service(s *bpfService) *lvs.Service {
 			continue
 		}
 		counted.Sub(fromCounts(d.Zero))
-		server := &lvs.Server{Load: fromLoad(in.loads[slot]), Stats: counted}
+		server := &lvs.Server{Load: fromLoad(in.loads[slot]), Stats: counted, Rates: in.rates.servers[slot].rates()}
 		server.ServerID, server.ServerConfig = fromServer(d)
 		v.Servers = append(v.Servers, server)
 	}

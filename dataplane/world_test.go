@@ -24,7 +24,8 @@ type world struct {
 	*Director
 	t                testing.TB
 	clients, servers netlink.Link
-	tc, xdp, sweep   *ebpf.Program
+	tc, xdp          *ebpf.Program
+	tools            *ebpf.Collection
 	settings         bpfSetting
 	look             *instance
 }

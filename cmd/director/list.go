@@ -91,12 +91,13 @@ type listVerb struct {
 
 // Help is what --help adds.
 func (listVerb) Help() string {
-	return `Services and servers, with what they carry now and have carried. 'ipvsadm -L' prints them as it always did.
+	return `Services and servers, with what they carry now, have carried, and carry a second (an average over some seconds). 'ipvsadm -L' prints them as it always did.
 
 Examples:
   director list
   director list --service 192.0.2.1:80 --watch
-  director list --server 10.0.0.2 --json | jq .weight`
+  director list --server 10.0.0.2 --json | jq .weight
+  director list --json | jq -r '"\(.service) \(.rates.conns)"'`
 }
 
 // Run lists.
@@ -133,18 +134,23 @@ func (v listVerb) chosen(t *lvs.Table) (chosen []*lvs.Service) {
 func listText(out io.Writer, services []*lvs.Service) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', tabwriter.AlignRight)
 	// The last cell of a row is not a column, so a row ends in a tab.
-	fmt.Fprintf(w, "WEIGHT\tACTIVE\tINACTIVE\tCONNS\tBYTES IN\tBYTES OUT\t  SERVICE AND SERVERS\n")
+	fmt.Fprintf(w, "WEIGHT\tACTIVE\tINACTIVE\tCONNS\tBYTES IN\tBYTES OUT\tCONNS/s\tBYTES IN/s\tOUT/s\t  SERVICE AND SERVERS\n")
 	for _, s := range services {
 		var sum lvs.Load
 		for _, d := range s.Servers {
 			sum.Active, sum.Inactive = sum.Active+d.Load.Active, sum.Inactive+d.Load.Inactive
 		}
-		fmt.Fprintf(w, "\t%d\t%d\t%d\t%s\t%s\t  %v %s\n", sum.Active, sum.Inactive, s.Stats.Conns, amount(s.Stats.InBytes), amount(s.Stats.OutBytes), s.ServiceID, s.Scheduler)
+		fmt.Fprintf(w, "\t%d\t%d\t%s\t  %v %s\n", sum.Active, sum.Inactive, carried(s.Stats, s.Rates), s.ServiceID, s.Scheduler)
 		for _, d := range s.Servers {
-			fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%s\t%s\t    %v %v\n", d.Weight, d.Load.Active, d.Load.Inactive, d.Stats.Conns, amount(d.Stats.InBytes), amount(d.Stats.OutBytes), d.ServerID, d.Forward)
+			fmt.Fprintf(w, "%d\t%d\t%d\t%s\t    %v %v\n", d.Weight, d.Load.Active, d.Load.Inactive, carried(d.Stats, d.Rates), d.ServerID, d.Forward)
 		}
 	}
 	return w.Flush()
+}
+
+// carried gives the columns of counters and rates.
+func carried(s lvs.Stats, r lvs.Rates) string {
+	return fmt.Sprintf("%d\t%s\t%s\t%d\t%s\t%s", s.Conns, amount(s.InBytes), amount(s.OutBytes), r.CPS, amount(r.InBPS), amount(r.OutBPS))
 }
 
 // amount gives a number of bytes in a form that is read at a glance.
@@ -167,6 +173,7 @@ type serviceJSON struct {
 	Persistent uint32       `json:"persistent,omitempty"` // seconds
 	OnePacket  bool         `json:"one_packet,omitempty"`
 	Stats      statsJSON    `json:"stats"`
+	Rates      ratesJSON    `json:"rates"`
 	Servers    []serverJSON `json:"servers"`
 }
 
@@ -180,6 +187,7 @@ type serverJSON struct {
 	Inactive   uint32    `json:"inactive"`
 	Persistent uint32    `json:"persistent"`
 	Stats      statsJSON `json:"stats"`
+	Rates      ratesJSON `json:"rates"`
 }
 
 type statsJSON struct {
@@ -188,6 +196,19 @@ type statsJSON struct {
 	OutPackets uint64 `json:"out_packets"`
 	InBytes    uint64 `json:"in_bytes"`
 	OutBytes   uint64 `json:"out_bytes"`
+}
+
+// ratesJSON is a second's worth of statsJSON, averaged over some seconds.
+type ratesJSON struct {
+	Conns      uint64 `json:"conns"`
+	InPackets  uint64 `json:"in_packets"`
+	OutPackets uint64 `json:"out_packets"`
+	InBytes    uint64 `json:"in_bytes"`
+	OutBytes   uint64 `json:"out_bytes"`
+}
+
+func ratesJSONOf(r lvs.Rates) ratesJSON {
+	return ratesJSON{r.CPS, r.InPPS, r.OutPPS, r.InBPS, r.OutBPS}
 }
 
 // name gives a service in the form that --service reads.
@@ -201,11 +222,11 @@ func name(id lvs.ServiceID) string {
 func listJSON(out io.Writer, services []*lvs.Service) error {
 	lines := json.NewEncoder(out)
 	for _, s := range services {
-		one := serviceJSON{Service: name(s.ServiceID), Scheduler: s.Scheduler, Persistent: s.Persistent, OnePacket: s.OnePacket, Stats: statsJSON(s.Stats), Servers: []serverJSON{}}
+		one := serviceJSON{Service: name(s.ServiceID), Scheduler: s.Scheduler, Persistent: s.Persistent, OnePacket: s.OnePacket, Stats: statsJSON(s.Stats), Rates: ratesJSONOf(s.Rates), Servers: []serverJSON{}}
 		for _, d := range s.Servers {
 			one.Servers = append(one.Servers, serverJSON{
 				Server: d.ServerID.String(), Forward: strings.ToLower(d.Forward.String()), Weight: d.Weight, Upper: d.Upper, Lower: d.Lower,
-				Active: d.Load.Active, Inactive: d.Load.Inactive, Persistent: d.Load.Persistent, Stats: statsJSON(d.Stats),
+				Active: d.Load.Active, Inactive: d.Load.Inactive, Persistent: d.Load.Persistent, Stats: statsJSON(d.Stats), Rates: ratesJSONOf(d.Rates),
 			})
 		}
 		if err := lines.Encode(one); err != nil {

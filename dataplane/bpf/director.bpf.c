@@ -3,6 +3,7 @@
 #include <linux/bpf.h>
 #include "icmp.h"
 #include "nat.h"
+#include "rates.h"
 #include "route.h"
 #include "sweep.h"
 #include "tunnel.h"
@@ -200,7 +201,7 @@ int director_out(struct __sk_buff *ctx)
 SEC("tc")
 int director_start(struct __sk_buff *ctx)
 {
-	return sweep_begin();
+	return sweep_begin() ?: estimate_begin();
 }
 
 /* Attached to a namespace where no other link can tell that it is gone. Looks at nothing. */

@@ -60,6 +60,8 @@ MAP(links, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct links);
 /* What packets change. */
 MAP(loads, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct load);
 MAP(counters, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct counter); /* server's slot x cpus + CPU */
+MAP(server_estimates, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct estimate);
+MAP(service_estimates, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct estimate);
 MAP(reasons, PERCPU_ARRAY, REASONS, 0, enum reason, __u64);
 MAP(routes, ARRAY, 1, 0, __u32, struct route); /* CPU x ROUTES + hash of the address */
 enum { ROUTES = 1024 };
@@ -83,6 +85,19 @@ struct sweeper {
 };
 MAP(sweepers, ARRAY, 1, 0, __u32, struct sweeper);
 
+struct estimator {
+	struct bpf_timer timer;
+	__u32 next; /* the slot that comes next: servers', then services' */
+	__s32 left; /* counter lines that this slice may look at */
+	__u64 due; /* when this round began, or the next one begins */
+	__u32 line; /* a server's first, and the sum over its lines */
+	__u32 spare;
+	struct counts sum;
+};
+MAP(estimators, ARRAY, 1, 0, __u32, struct estimator);
+
+#define CLOCK_MONOTONIC 1 /* of timers */
+
 struct icmp_budget {
 	__u32 left;
 	__u32 since;
@@ -91,6 +106,7 @@ MAP(icmp_budgets, PERCPU_ARRAY, 1, 0, __u32, struct icmp_budget);
 
 /* Constants. */
 const volatile __u32 segments = 1; /* of the connection table */
+const volatile __u32 servers_size = 1, services_size = 1; /* slots */
 const volatile __u32 seed[6] = {}; /* of its hash */
 const volatile __u32 cpus = 1; /* that the kernel may ever have */
 const volatile __u32 loopback = 1; /* the index of lo: routes are asked as if packets came from there */

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* stress.bpf.c - for tests only: the connection table under attack from several CPUs, and a sweep on demand.
+/* stress.bpf.c - for tests only: the connection table under attack from several CPUs, and what timers do, on demand.
  *
  * Keys come in groups of one home: VARIANTS keys of a group share the client and differ in both words of the virtual
  * address, (v, v). A key (v, w) of two variants is never inserted: who finds it has compared two entries' words.
  */
 #include <linux/bpf.h>
+#include "rates.h"
 #include "sweep.h"
 
 enum { VARIANTS = 4, WORKERS = 2, FAR = 1 << 30 };
@@ -298,6 +299,15 @@ int sweep_all(struct __sk_buff *ctx)
 	w->next = 0;
 	sweep_slice(w, segments);
 	return 0;
+}
+
+/* Goes on with a round of the rates, so many counter lines far: 1 when it is through. */
+SEC("tc")
+int estimate(struct __sk_buff *ctx)
+{
+	struct estimator *r = the_estimator();
+
+	return r ? estimate_slice(r, ctx->mark) : -1;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

@@ -4,8 +4,6 @@
 #include "places.h"
 #include "tcp.h"
 
-#define CLOCK_MONOTONIC 1
-
 struct slice {
 	__u32 from, count;
 	__u32 now;

@@ -152,6 +152,15 @@ struct counter {
 	__u64 spare[3];
 };
 
+/* What a server or service carries a second. */
+struct estimate {
+	struct counts seen; /* server: its counters when last looked at; service: what its servers have had since */
+	struct counts rate; /* in fractions of these units */
+	__u32 restart; /* Go sets it: the rates begin at zero */
+	__u32 spare[3];
+};
+enum { RATE_UNIT = 1 << 10, RATE_BYTES_UNIT = 1 << 5 };
+
 /* One entry of the connection table, in a cache line of its own. A line has two roles: as the *home* of some keys
  * it tells where their entries lie; as a *slot* it holds one entry, of its own home or of another near it. */
 struct conn {
