@@ -50,7 +50,7 @@ func BenchmarkBulk(b *testing.B) {
 // mustNetwork is a client and an iperf3 server on both sides of a director that nothing is loaded on.
 func mustNetwork(b *testing.B) (client, director *lab.Host) {
 	b.Helper()
-	hosts, err := parse(`
+	hosts, err := lab.Parse(`
 		client interface eth0 outside 10.1.0.2/24 2001:db8:1::2/64
 		client route 10.2.0.0/24 via 10.1.0.1
 		client route 2001:db8:2::/64 via 2001:db8:1::1

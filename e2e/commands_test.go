@@ -29,7 +29,7 @@ func network(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, !neg && len(args) == 1, "network FILE")
 	n := of(ts).network
 	var err error
-	n.Hosts, err = parse(ts.ReadFile(args[0]))
+	n.Hosts, err = lab.Parse(ts.ReadFile(args[0]))
 	ts.Check(err)
 	for _, h := range n.Hosts {
 		if h.Name == "director" {
@@ -37,37 +37,6 @@ func network(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Check(n.Up(context.Background()))
-}
-
-// parse reads a description of hosts, one fact a line:
-//
-//	HOST interface NAME SEGMENT ADDRESS...
-//	HOST route PREFIX via ADDRESS
-//	HOST sysctl NAME=VALUE
-func parse(text string) (hosts []*lab.Host, err error) {
-	for line := range strings.Lines(text) {
-		f := strings.Fields(line)
-		if len(f) == 0 {
-			continue
-		}
-		at := slices.IndexFunc(hosts, func(h *lab.Host) bool { return h.Name == f[0] })
-		if at < 0 {
-			at = len(hosts)
-			hosts = append(hosts, &lab.Host{Name: f[0]})
-		}
-		h := hosts[at]
-		switch {
-		case len(f) >= 4 && f[1] == "interface":
-			h.Interfaces = append(h.Interfaces, lab.Interface{Name: f[2], Segment: f[3], Addrs: f[4:]})
-		case len(f) == 5 && f[1] == "route":
-			h.Routes = append(h.Routes, strings.Join(f[2:], " "))
-		case len(f) == 3 && f[1] == "sysctl":
-			h.Sysctls = append(h.Sysctls, f[2])
-		default:
-			return nil, fmt.Errorf("not a fact about a host: %s", line)
-		}
-	}
-	return hosts, nil
 }
 
 // patience is how long a command may take before its story has failed.

@@ -21,7 +21,7 @@ import (
 //
 // The commands of a story, besides those of testscript, are:
 //
-//	network FILE                    build the network that FILE describes, as [parse] reads it
+//	network FILE                    build the network that FILE describes, as [lab.Parse] reads it
 //	host HOST COMMAND...            run a command in a host; `stdout`, `stderr` and `cmp` look at what it says
 //	start HOST WORDS COMMAND...     start a command in a host, and go on once it has printed WORDS
 //	attach HOST INTERFACE...        for xdp only: attach to this hook too

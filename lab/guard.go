@@ -48,7 +48,7 @@ func claim(name string) (*guard, error) {
 	}
 	if g.state.Kept {
 		g.file.Close()
-		return nil, fmt.Errorf("%w: it was kept; take it away with: director lab clean", ErrUp)
+		return nil, fmt.Errorf("%w: it was kept; take it away with: %s", ErrUp, cleaning(name))
 	}
 	if len(g.state.Hosts) == 0 {
 		return g, nil
@@ -57,6 +57,14 @@ func claim(name string) (*guard, error) {
 		return nil, fmt.Errorf("clearing away what an earlier lab left: %w", err)
 	}
 	return open(name)
+}
+
+// cleaning is the command that takes a network away.
+func cleaning(name string) string {
+	if name == Name {
+		return "director lab clean"
+	}
+	return "director lab clean --name " + name
 }
 
 // open takes the lock of a name and reads what is noted under it.

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 )
@@ -38,6 +39,7 @@ type Host struct {
 type Interface struct {
 	Name    string   // "lo" exists in each host, and is in no segment
 	Segment string   // what it is plugged into
+	MAC     string   // none: the kernel makes one up
 	Addrs   []string // with prefix length: "192.0.2.1/24"
 }
 
@@ -140,7 +142,15 @@ func (n *Network) plan() ([]*segment, error) {
 				at = len(segments)
 				segments = append(segments, &segment{name: i.Segment})
 			}
-			segments[at].ends = append(segments[at].ends, end{h, i.Name})
+			e := end{host: h, iface: i.Name}
+			if i.MAC != "" {
+				mac, err := net.ParseMAC(i.MAC)
+				if err != nil {
+					return nil, fmt.Errorf("interface %s of %s: %w", i.Name, h.Name, err)
+				}
+				e.mac = mac
+			}
+			segments[at].ends = append(segments[at].ends, e)
 		}
 	}
 	for _, s := range segments {

@@ -44,21 +44,25 @@ func TestActs(t *testing.T) {
 		about string
 		o     Options
 		want  []act // none: refused
+		one   bool  // only one scheduler is to be seen
 	}{
-		{"nothing said", Options{Requests: 8}, []act{{"rr", []int{1, 1}}, {"wrr", []int{1, 3}}}},
-		{"weights", Options{Requests: 8, Weights: []int{2, 0, 5}}, []act{{"rr", []int{1, 0, 1}}, {"wrr", []int{2, 0, 5}}}},
-		{"a scheduler", Options{Requests: 8, Scheduler: "wlc"}, []act{{"wlc", []int{1, 3}}}},
-		{"one without weights", Options{Requests: 8, Scheduler: "rr"}, []act{{"rr", []int{1, 1}}}},
-		{"both", Options{Requests: 1, Scheduler: "lc", Weights: []int{4}}, []act{{"lc", []int{4}}}},
-		{"an unknown scheduler", Options{Requests: 8, Scheduler: "best"}, nil},
-		{"only zeros", Options{Requests: 8, Weights: []int{0, 0}}, nil},
-		{"a weight below zero", Options{Requests: 8, Weights: []int{3, -1}}, nil},
-		{"a weight too large", Options{Requests: 8, Weights: []int{65536}}, nil},
-		{"too many servers", Options{Requests: 8, Weights: make([]int, mostServers+1)}, nil},
-		{"no requests", Options{}, nil},
+		{"nothing said", Options{Requests: 8}, []act{{"rr", []int{1, 1}}, {"wrr", []int{1, 3}}}, false},
+		{"weights", Options{Requests: 8, Weights: []int{2, 0, 5}}, []act{{"rr", []int{1, 0, 1}}, {"wrr", []int{2, 0, 5}}}, false},
+		{"a scheduler", Options{Requests: 8, Scheduler: "wlc"}, []act{{"wlc", []int{1, 3}}}, false},
+		{"one without weights", Options{Requests: 8, Scheduler: "rr"}, []act{{"rr", []int{1, 1}}}, false},
+		{"both", Options{Requests: 1, Scheduler: "lc", Weights: []int{4}}, []act{{"lc", []int{4}}}, false},
+		{"an unknown scheduler", Options{Requests: 8, Scheduler: "best"}, nil, false},
+		{"only zeros", Options{Requests: 8, Weights: []int{0, 0}}, nil, false},
+		{"a weight below zero", Options{Requests: 8, Weights: []int{3, -1}}, nil, false},
+		{"a weight too large", Options{Requests: 8, Weights: []int{65536}}, nil, false},
+		{"too many servers", Options{Requests: 8, Weights: make([]int, mostServers+1)}, nil, false},
+		{"one, and nothing said", Options{Requests: 8}, []act{{"rr", []int{1, 1}}}, true},
+		{"one, and weights", Options{Requests: 8, Weights: []int{2, 5}}, []act{{"wrr", []int{2, 5}}}, true},
+		{"one, and a scheduler", Options{Requests: 8, Scheduler: "wlc"}, []act{{"wlc", []int{1, 3}}}, true},
+		{"no requests", Options{}, nil, false},
 	} {
 		t.Run(c.about, func(t *testing.T) {
-			acts, err := c.o.acts()
+			acts, err := c.o.acts(!c.one)
 			if (err != nil) != (c.want == nil) || !equal(acts, c.want) {
 				t.Errorf("%+v: got %v, %v; want %v", c.o, acts, err, c.want)
 			}

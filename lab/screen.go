@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
@@ -16,6 +17,7 @@ import (
 type Screen struct {
 	Out    io.Writer
 	Colour bool
+	JSON   io.Writer // what was shown, an object a line: a [Spread], a [Way] or a [Sticky]; or nil
 }
 
 // The colours of a terminal: servers take turns with the last of them.
@@ -23,6 +25,9 @@ const (
 	bold  = "1"
 	faint = "2"
 	good  = "32"
+	bad   = "31"
+
+	changed = "33"
 )
 
 var serverColours = []string{"36", "33", "35", "32", "34"}
@@ -30,38 +35,19 @@ var serverColours = []string{"36", "33", "35", "32", "34"}
 func (s Screen) print(format string, args ...any) { fmt.Fprintf(s.Out, format+"\n", args...) }
 
 func (s Screen) paint(colour, text string) string {
-	if !s.Colour {
+	if !s.Colour || colour == "" {
 		return text
 	}
 	return "\x1b[" + colour + "m" + text + "\x1b[0m"
 }
 
-func serverColour(i int) string { return serverColours[i%len(serverColours)] }
-
-// picture shows the network.
-func (s Screen) picture(st *stage) {
-	vip, dip := "VIP "+st.vip.Addr().String(), "DIP "+st.dip.String()
-	left := max(len(st.cip.String()), len(st.client.Name))
-	middle := max(len(vip), len(dip))
-	const gap = " ────── "
-	blank := strings.Repeat(" ", left+utf8.RuneCountInString(gap))
-	s.print("")
-	s.print("  %s %s %s", s.paint(bold, pad(st.client.Name, left+utf8.RuneCountInString(gap)-1)),
-		s.paint(bold, pad(st.director.Name, middle+10)), s.paint(bold, "servers")+", whose gateway is the DIP")
-	s.print("  %s%s%s", pad(st.cip.String(), left), gap, vip)
-	for i, one := range st.servers {
-		branch := strings.Repeat(" ", middle+6) + "├"
-		switch {
-		case len(st.servers) == 1:
-			branch = pad(dip, middle) + " ──────"
-		case i == 0:
-			branch = pad(dip, middle) + " ─────┬"
-		case i == len(st.servers)-1:
-			branch = strings.Repeat(" ", middle+6) + "└"
-		}
-		s.print("  %s%s─── %s", blank, branch, s.paint(serverColour(i), one.addr.Addr().String()+"  "+one.host.Name))
+func (s Screen) json(shown any) {
+	if s.JSON != nil {
+		json.NewEncoder(s.JSON).Encode(shown) // who has closed the pipe does not want to know
 	}
 }
+
+func serverColour(i int) string { return serverColours[i%len(serverColours)] }
 
 func pad(text string, width int) string {
 	return text + strings.Repeat(" ", max(0, width-utf8.RuneCountInString(text)))
@@ -71,8 +57,8 @@ func (s Screen) title(text string) {
 	s.print("\n%s", s.paint(bold, text))
 }
 
-func (s Screen) command(host, name string, args []string) {
-	s.print("  %s %s", s.paint(faint, host+"#"), name+" "+strings.Join(args, " "))
+func (s Screen) command(host, line string) {
+	s.print("  %s %s", s.paint(faint, host+"#"), line)
 }
 
 func (s Screen) output(text string) {
@@ -103,7 +89,7 @@ func (s Screen) answer(n, of, server int, text string) {
 }
 
 // verdict shows how the answers are spread, with bars, and what that keeps.
-func (s Screen) verdict(r Result, words string) {
+func (s Screen) verdict(r Spread, words string) {
 	most, wide := 0, 0
 	for _, a := range r.Servers {
 		most, wide = max(most, a.Answers), max(wide, len(a.Address))
@@ -112,18 +98,20 @@ func (s Screen) verdict(r Result, words string) {
 		bar := strings.Repeat("█", (a.Answers*24+most/2)/most)
 		s.print("    %-*s  weight %-5d %5d of %-5d %s", wide, a.Address, a.Weight, a.Answers, len(r.Sequence), s.paint(serverColour(i), bar))
 	}
-	s.print("  %s", s.paint(good, "✓ "+words))
+	s.success(words)
 }
+
+func (s Screen) success(words string) { s.print("  %s", s.paint(good, "✓ "+words)) }
 
 // kept tells how to use a network that stays up, and how to be rid of it.
 func (s Screen) kept(st *stage) {
 	s.title("The lab stays up")
-	s.print("  ip netns exec %s curl %s", st.client.Namespace(), url(st.vip))
+	s.print("  ip netns exec %s curl %s", st.client.Namespace(), url(st.vip(80)))
 	s.print("  ip netns exec %s %s", st.director.Namespace(), asIpvsadm(st.program))
 	for _, one := range st.servers {
 		s.print("  ip netns exec %s bash", one.host.Namespace())
 	}
-	s.print("Take it away with: director lab clean")
+	s.print("Take it away with: %s", cleaning(st.network.Name))
 }
 
 // asIpvsadm is a command line that lists the table: by the link if there is one, else without it.
@@ -135,3 +123,67 @@ func asIpvsadm(program string) string {
 	}
 	return "bash -c 'exec -a ipvsadm " + program + " -L -n'"
 }
+
+// way shows packets from hop to hop. What a hop has changed of the addresses stands out.
+func (s Screen) way(hops []Hop) {
+	s.title("The first connection's packets on their way")
+	left, middle := 0, 0
+	for _, h := range hops {
+		left = max(left, utf8.RuneCountInString(h.From+" → "+h.To))
+		middle = max(middle, utf8.RuneCountInString(h.IP.String()), utf8.RuneCountInString(h.MAC.String()))
+	}
+	line := func(who, what, text string, ends, before Ends, right string) {
+		text = pad(text, middle)
+		for _, end := range [][2]string{{ends.Source, before.Source}, {ends.Destination, before.Destination}} {
+			if end[0] != end[1] {
+				text = strings.Replace(text, end[0], s.paint(changed, end[0]), 1)
+			}
+		}
+		s.print("  %s  %s %s  %s", pad(who, left), s.paint(faint, what), text, right)
+	}
+	for i, h := range hops {
+		before := h
+		if i > 0 && hops[i-1].Packet == h.Packet {
+			before = hops[i-1]
+		}
+		line(h.From+" → "+h.To, "MAC", h.MAC.String(), h.MAC, h.MAC, h.Packet)
+		what := "IP "
+		if h.Outer != nil {
+			outer := Ends{}
+			if before.Outer != nil {
+				outer = *before.Outer
+			}
+			line("", what, h.Outer.String(), *h.Outer, outer, h.outerNames+"  "+h.Tunnel)
+			what = " in"
+		}
+		line("", what, h.IP.String(), h.IP, before.IP, h.Names)
+		if h.TOA != "" {
+			line("", "TOA", h.TOA, Ends{}, Ends{}, "CIP")
+		}
+	}
+}
+
+// played shows a line of the table of all labs.
+func (s Screen) played(name, shows, took, mark string) {
+	s.print("  %-12s  %-52s  %6s  %s", name, shows, took, mark)
+}
+
+// table shows how the requests of all kinds of persistence were answered, side by side.
+func (s Screen) table(rows [][]cell) {
+	wide := make([]int, len(rows[0]))
+	for _, row := range rows {
+		for i, c := range row {
+			wide[i] = max(wide[i], utf8.RuneCountInString(c.text))
+		}
+	}
+	for _, row := range rows {
+		line := ""
+		for i, c := range row {
+			line += "  " + s.paint(c.colour, pad(c.text, wide[i]))
+		}
+		s.print("  %s", strings.TrimRight(line, " "))
+	}
+}
+
+// cell is a word of a table.
+type cell struct{ text, colour string }

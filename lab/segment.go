@@ -4,6 +4,7 @@ package lab
 
 import (
 	"fmt"
+	"net"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -20,6 +21,7 @@ type segment struct {
 type end struct {
 	host  *Host
 	iface string
+	mac   net.HardwareAddr
 }
 
 const bridge = "switch"
@@ -64,7 +66,7 @@ func (s *segment) plug(e end) error {
 	})
 }
 
-func (s *segment) port(e end) end { return end{s.hub, e.host.Name} }
+func (s *segment) port(e end) end { return end{host: s.hub, iface: e.host.Name} }
 
 // wire makes a veth pair, both ends up.
 func wire(a, b end) error {
@@ -75,8 +77,8 @@ func wire(a, b end) error {
 	defer peer.Close()
 	err = a.host.Do(func() error {
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name = a.iface
-		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: b.iface, PeerNamespace: netlink.NsFd(peer.Fd())}
+		attrs.Name, attrs.HardwareAddr = a.iface, a.mac
+		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: b.iface, PeerHardwareAddr: b.mac, PeerNamespace: netlink.NsFd(peer.Fd())}
 		if err := netlink.LinkAdd(veth); err != nil {
 			return fmt.Errorf("adding %s and %s: %w", a.iface, b.iface, err)
 		}

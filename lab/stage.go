@@ -3,117 +3,61 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"strconv"
+	"os/exec"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// Options say how a scenario is played. The zero value plays all that it has to show.
-type Options struct {
-	Scheduler string // play only this one
-	Weights   []int  // of the servers, of which there are as many
-	Requests  int    // to be sent with each scheduler
-	XDP       bool   // attach to the native XDP hook of the director's interfaces as well
-	IPv6      bool
-	Keep      bool // leave everything up at the end
-}
-
-// Result is how the requests of one scheduler were answered.
-type Result struct {
-	Scenario  string     `json:"scenario"`
-	Scheduler string     `json:"scheduler"`
-	VIP       string     `json:"vip"`
-	Servers   []Answered `json:"servers"`
-	Sequence  []string   `json:"sequence"` // addresses of the servers that answered, in order
-	OK        bool       `json:"ok"`       // the scheduler kept its promise
-}
-
-// Answered is how often a server answered.
-type Answered struct {
-	Address string `json:"address"`
-	Weight  int    `json:"weight"`
-	Answers int    `json:"answers"`
-}
-
-// ErrBroken says that answers were not what the scheduler promises.
-var ErrBroken = errors.New("not what the scheduler promises")
-
-// stage is what a scenario plays on: a network with a client, a director and servers behind a virtual address.
+// stage is what a scenario plays on.
 type stage struct {
-	scenario string
+	scenario
+	options  Options
+	acts     []act
 	network  Network
+	names    map[string]netip.Addr
 	client   *Host
 	director *Host
 	servers  []server
-	cip, dip netip.Addr
-	vip      netip.AddrPort
-	forward  string // the option of ipvsadm: "-m"
 	program  string // the path of our binary
 	screen   Screen
-	open     []*net.TCPListener
+	open     []opened
 }
 
 type server struct {
 	host *Host
-	addr netip.AddrPort
+	addr netip.Addr
 }
 
-func (s server) String() string { return s.host.Name + " " + s.addr.Addr().String() }
+func (s server) String() string { return s.host.Name + " " + s.addr.String() }
 
-// act is one scheduler, with the weights of the servers under it.
-type act struct {
-	scheduler string
-	weights   []int
+// opened is a listener of a server.
+type opened struct {
+	server
+	*net.TCPListener
 }
 
-// acts are what the options ask for: rr and then wrr, or a single scheduler.
-func (o Options) acts() ([]act, error) {
-	weights := o.Weights
-	if len(weights) == 0 {
-		weights = []int{1, 3}
-		if o.Scheduler == "rr" || o.Scheduler == "lc" {
-			weights = alike(weights)
-		}
-	}
-	total := 0
-	for _, w := range weights {
-		if w < 0 || w > 65535 {
-			return nil, fmt.Errorf("weight %d is not in 0 to 65535", w)
-		}
-		total += w
-	}
-	switch {
-	case len(weights) > mostServers:
-		return nil, fmt.Errorf("%d weights: the lab has room for %d servers", len(weights), mostServers)
-	case total == 0:
-		return nil, errors.New("no server has a weight above zero")
-	case o.Requests < 1:
-		return nil, fmt.Errorf("%d requests show nothing", o.Requests)
-	case o.Scheduler == "":
-		return []act{{"rr", alike(weights)}, {"wrr", weights}}, nil
-	}
-	if _, ok := promises[o.Scheduler]; !ok {
-		return nil, fmt.Errorf("scheduler %q: the lab can judge %s", o.Scheduler, strings.Join(Schedulers(), ", "))
-	}
-	return []act{{o.Scheduler, weights}}, nil
-}
-
-// play brings the network up, plays the acts and takes the network away again, or leaves it if it is to be kept.
-func (s *stage) play(ctx context.Context, acts []act, o Options) (results []Result, err error) {
+// play brings the network up, plays and takes the network away again, or leaves it if it is to be kept.
+func (s *stage) play(ctx context.Context) (err error) {
 	s.director.Leave = []string{s.program, "unload"}
-	s.network.XDP = o.XDP
+	for _, one := range s.servers {
+		if len(s.before) > 0 {
+			one.host.Leave = []string{s.program, "realserver", "stop"}
+		}
+	}
 	if err := s.network.Up(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	defer func() {
-		if o.Keep && ctx.Err() == nil { // a lab that went wrong is worth a look, too
+		if s.options.Keep && ctx.Err() == nil { // a lab that went wrong is worth a look, too
 			failed := s.keep(ctx)
 			err = errors.Join(err, failed)
 			if failed == nil {
@@ -125,145 +69,145 @@ func (s *stage) play(ctx context.Context, acts []act, o Options) (results []Resu
 		}
 		err = errors.Join(err, s.network.Down())
 	}()
-	if err := s.serve(); err != nil {
-		return nil, err
+	if err := s.listen(); err != nil {
+		return err
 	}
 	s.screen.picture(s)
-	if o.XDP {
-		if err := s.run(ctx, "director", "attach", "--xdp", "eth0", "eth1"); err != nil {
-			return nil, err
-		}
+	if err := s.prepare(ctx); err != nil {
+		return err
 	}
-	for i, a := range acts {
-		r, err := s.act(ctx, i == 0, a, o.Requests)
-		if r != nil {
-			results = append(results, *r)
-		}
-		if err != nil {
-			return results, err
-		}
+	script := s.scenario.play
+	if script == nil {
+		script = (*stage).spread
 	}
-	s.screen.title("At the end")
-	if err := s.run(ctx, "ipvsadm", "-L", "-n"); err != nil {
-		return results, err
-	}
-	return results, s.run(ctx, "ipvsadm", "-L", "-n", "--stats")
+	return script(s, ctx)
 }
 
-// serve starts the HTTP servers.
-func (s *stage) serve() error {
-	for _, server := range s.servers {
-		l, err := server.host.Listen("tcp", server.addr.String())
-		if err != nil {
-			return fmt.Errorf("server %s: %w", server.host.Name, err)
+// listen starts the HTTP servers.
+func (s *stage) listen() error {
+	network := "tcp4"
+	if s.options.IPv6 {
+		network = "tcp6"
+	}
+	for _, one := range s.servers {
+		ports := s.ports
+		if len(ports) == 0 {
+			ports = []uint16{80}
 		}
-		s.open = append(s.open, l.(*net.TCPListener))
-		go Serve(l, server.String()) // ends with its listener
+		for _, port := range ports {
+			l, err := one.host.Listen(network, fmt.Sprintf(":%d", port))
+			if err != nil {
+				return fmt.Errorf("server %s: %w", one.host.Name, err)
+			}
+			s.open = append(s.open, opened{one, l.(*net.TCPListener)})
+			go Serve(l, one.String()) // ends with its listener
+		}
 	}
 	return nil
 }
 
-// act sets the scheduler and the weights, sends the requests and judges the answers.
-func (s *stage) act(ctx context.Context, first bool, a act, requests int) (*Result, error) {
-	s.screen.title("Scheduler " + a.scheduler)
-	service, server := "-E", "-e"
-	if first {
-		service, server = "-A", "-a"
-	}
-	if err := s.run(ctx, "ipvsadm", service, "-t", s.vip.String(), "-s", a.scheduler); err != nil {
-		return nil, err
-	}
-	for i, one := range s.servers {
-		args := []string{server, "-t", s.vip.String(), "-r", one.addr.String(), s.forward}
-		if a.weights[i] != 1 || !first {
-			args = append(args, "-w", strconv.Itoa(a.weights[i]))
-		}
-		if err := s.run(ctx, "ipvsadm", args...); err != nil {
-			return nil, err
-		}
-	}
-	answers, err := s.ask(ctx, requests)
-	r := &Result{Scenario: s.scenario, Scheduler: a.scheduler, VIP: s.vip.Addr().String(), Sequence: []string{}}
-	for i, one := range s.servers {
-		r.Servers = append(r.Servers, Answered{Address: one.addr.Addr().String(), Weight: a.weights[i]})
-	}
-	for _, i := range answers {
-		r.Servers[i].Answers++
-		r.Sequence = append(r.Sequence, r.Servers[i].Address)
-	}
-	if err != nil {
-		return r, err
-	}
-	if err := promises[a.scheduler].kept(a.weights, answers); err != nil {
-		return r, fmt.Errorf("%s: %w: %w", a.scheduler, ErrBroken, err)
-	}
-	r.OK = true
-	s.screen.verdict(*r, promises[a.scheduler].words)
-	return r, nil
-}
-
-// ask sends the requests and finds out which servers answered.
-func (s *stage) ask(ctx context.Context, requests int) (answers []int, err error) {
-	s.screen.requests(s.client.Name, s.vip, requests)
-	for n := range requests {
-		text, err := s.client.Get(ctx, s.vip)
-		if ctx.Err() != nil {
-			return answers, context.Cause(ctx)
-		}
+// prepare does what is needed before there is a service.
+func (s *stage) prepare(ctx context.Context) error {
+	commands := slices.Clone(s.before)
+	if len(s.marks) > 0 {
+		rules, err := s.rules()
 		if err != nil {
-			return answers, fmt.Errorf("request %d: %w", n+1, err)
+			return err
 		}
-		who, err := s.who(text)
+		commands = append(commands, rules...)
+	}
+	if s.options.XDP {
+		attach := "director# director attach --xdp"
+		for _, i := range s.director.Interfaces {
+			attach += " " + i.Name
+		}
+		commands = append(commands, attach)
+	}
+	if len(commands) > 0 {
+		s.screen.title("To begin with")
+	}
+	for _, c := range commands {
+		same := s.expand(c)
+		for i, c := range same {
+			on, c, _ := strings.Cut(c, "# ")
+			if err := s.run(ctx, s.host(on), len(same) > 4 && i > 0, c); err != nil {
+				return err
+			}
+		}
+		if len(same) > 4 {
+			s.screen.output(fmt.Sprintf("and the same on %d more", len(same)-1))
+		}
+	}
+	return nil
+}
+
+// command shows a command of the director, and runs it.
+func (s *stage) command(ctx context.Context, line string) error {
+	for _, l := range s.expand(line) {
+		if err := s.run(ctx, s.director, false, l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run runs a command in a host. Our binary has the name there by which an operator would call it.
+func (s *stage) run(ctx context.Context, on *Host, quiet bool, line string) error {
+	if !quiet {
+		s.screen.command(on.Name, line)
+	}
+	args := words(line)
+	program := s.program
+	if args[0] != "director" && args[0] != "ipvsadm" {
+		path, err := exec.LookPath(args[0])
 		if err != nil {
-			return answers, fmt.Errorf("request %d: %w", n+1, err)
+			return err
 		}
-		answers = append(answers, who)
-		s.screen.answer(n, requests, who, text)
+		program = path
 	}
-	return answers, nil
-}
-
-func (s *stage) who(answer string) (int, error) {
-	for i, one := range s.servers {
-		if strings.HasPrefix(answer, one.String()+" ") {
-			return i, nil
-		}
-	}
-	return 0, fmt.Errorf("answered by nobody we know: %q", answer)
-}
-
-// run runs our binary in the director under the name by which an operator would call it, and shows it.
-func (s *stage) run(ctx context.Context, name string, args ...string) error {
-	s.screen.command(s.director.Name, name, args)
-	c := s.director.Command(ctx, s.program, args...)
-	c.Args[0] = name
+	c := on.Command(ctx, program, args[1:]...)
+	c.Args[0] = args[0]
 	out, err := c.CombinedOutput()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	if err != nil {
-		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+		return fmt.Errorf("%s: %w: %s", line, err, bytes.TrimSpace(out))
 	}
-	s.screen.output(string(out))
+	if !quiet {
+		s.screen.output(string(out))
+	}
 	return nil
+}
+
+// words splits a command as a shell does that knows single quotes.
+func words(line string) (all []string) {
+	for i, part := range strings.Split(line, "'") {
+		if i%2 == 1 {
+			all = append(all, part)
+			continue
+		}
+		all = append(all, strings.Fields(part)...)
+	}
+	return all
 }
 
 // keep hands the listeners to processes that outlive this one, and leaves the network up.
 func (s *stage) keep(ctx context.Context) error {
-	for i, server := range s.servers {
-		l, err := s.open[i].File()
+	for _, one := range s.open {
+		l, err := one.File()
 		if err != nil {
 			return err
 		}
-		c := server.host.Command(context.WithoutCancel(ctx), s.program, "lab", "serve", server.String())
+		c := one.host.Command(context.WithoutCancel(ctx), s.program, "lab", "serve", one.String())
 		c.ExtraFiles = []*os.File{l}
 		c.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 		err = c.Start()
 		l.Close()
 		if err != nil {
-			return fmt.Errorf("server %s: %w", server.host.Name, err)
+			return fmt.Errorf("server %s: %w", one.host.Name, err)
 		}
-		s.open[i].Close()
+		one.Close()
 	}
 	s.screen.kept(s)
 	return s.network.Keep()

@@ -15,6 +15,7 @@ import (
 	"lvs"
 	"lvs/dataplane"
 	"lvs/ipvsadm"
+	"lvs/lab"
 )
 
 //go:embed completion/director.bash
@@ -137,6 +138,11 @@ func positional(p *kong.Positional) (all []candidate) {
 		interfaces, _ := net.Interfaces()
 		for _, i := range interfaces {
 			all = append(all, candidate{word: i.Name})
+		}
+	}
+	if p.Name == "lab" {
+		for _, name := range lab.Scenarios() {
+			all = append(all, candidate{word: name})
 		}
 	}
 	return all
