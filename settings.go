@@ -15,11 +15,12 @@ type Settings struct {
 	ExpireQuiescentTemplate uint32 // 1: a template ends when its server has weight 0
 	LBLCExpiration          uint32 // seconds that lblc remembers an unused destination
 	LBLCRExpiration         uint32 // seconds after which lblcr takes a server out of a destination's set
+	PMTUDisc                uint32 // 1: a tunnel's packets may be fragmented only if what is inside may be
 	SloppyTCP               uint32 // 1: any packet but a RST begins a TCP connection
 }
 
 // DefaultSettings are those of kernel IPVS.
-var DefaultSettings = Settings{ConnReuseMode: 1, LBLCExpiration: 86400, LBLCRExpiration: 86400}
+var DefaultSettings = Settings{ConnReuseMode: 1, LBLCExpiration: 86400, LBLCRExpiration: 86400, PMTUDisc: 1}
 
 // SettingName is a setting by its name in the kernel.
 type SettingName struct {
@@ -41,6 +42,8 @@ var SettingNames = []SettingName{
 		func(s *Settings) *uint32 { return &s.LBLCExpiration }},
 	{"lblcr_expiration", maxExpiration, "seconds after which lblcr takes the busiest server out of an unchanged set",
 		func(s *Settings) *uint32 { return &s.LBLCRExpiration }},
+	{"pmtu_disc", 1, "1: what is too large for a tunnel and must not be fragmented is answered with its room; 0: the tunnel's packets are fragmented",
+		func(s *Settings) *uint32 { return &s.PMTUDisc }},
 	{"sloppy_tcp", 1, "1: any TCP packet but a RST begins a connection; 0: only a SYN does",
 		func(s *Settings) *uint32 { return &s.SloppyTCP }},
 }

@@ -129,6 +129,11 @@ type bpfMac struct {
 	Spare uint16
 }
 
+type bpfPiece struct {
+	_     structs.HostLayout
+	Bytes [516]uint8
+}
+
 type bpfPlace struct {
 	_        structs.HostLayout
 	Used     uint64
@@ -319,6 +324,7 @@ type bpfSetting struct {
 	ExpireNodestConn        uint32
 	ExpireQuiescentTemplate uint32
 	SloppyTcp               uint32
+	PmtuDisc                uint32
 	Marks                   uint32
 	Device                  uint32
 	LocalMoved              uint32
@@ -331,6 +337,11 @@ const (
 	bpfSlotUseSLOT_LIVE    bpfSlotUse = 1
 	bpfSlotUseSLOT_REMOVED bpfSlotUse = 2
 )
+
+type bpfSuper struct {
+	_       structs.HostLayout
+	Payload [81920]uint8
+}
 
 type bpfSweeper struct {
 	_     structs.HostLayout
@@ -359,6 +370,7 @@ const (
 	bpfMapLoads            = "loads"
 	bpfMapMacs             = "macs"
 	bpfMapOurs             = "ours"
+	bpfMapPieces           = "pieces"
 	bpfMapPlaces           = "places"
 	bpfMapPlans            = "plans"
 	bpfMapQuotes           = "quotes"
@@ -369,6 +381,7 @@ const (
 	bpfMapServiceEstimates = "service_estimates"
 	bpfMapServiceSlots     = "service_slots"
 	bpfMapServices         = "services"
+	bpfMapSupers           = "supers"
 	bpfMapSweepers         = "sweepers"
 	bpfProgDirectorAnchor  = "director_anchor"
 	bpfProgDirectorOut     = "director_out"
@@ -452,6 +465,7 @@ type bpfMapSpecs struct {
 	Loads            *ebpf.MapSpec `ebpf:"loads"`
 	Macs             *ebpf.MapSpec `ebpf:"macs"`
 	Ours             *ebpf.MapSpec `ebpf:"ours"`
+	Pieces           *ebpf.MapSpec `ebpf:"pieces"`
 	Places           *ebpf.MapSpec `ebpf:"places"`
 	Plans            *ebpf.MapSpec `ebpf:"plans"`
 	Quotes           *ebpf.MapSpec `ebpf:"quotes"`
@@ -462,6 +476,7 @@ type bpfMapSpecs struct {
 	ServiceEstimates *ebpf.MapSpec `ebpf:"service_estimates"`
 	ServiceSlots     *ebpf.MapSpec `ebpf:"service_slots"`
 	Services         *ebpf.MapSpec `ebpf:"services"`
+	Supers           *ebpf.MapSpec `ebpf:"supers"`
 	Sweepers         *ebpf.MapSpec `ebpf:"sweepers"`
 }
 
@@ -513,6 +528,7 @@ type bpfMaps struct {
 	Loads            *ebpf.Map `ebpf:"loads"`
 	Macs             *ebpf.Map `ebpf:"macs"`
 	Ours             *ebpf.Map `ebpf:"ours"`
+	Pieces           *ebpf.Map `ebpf:"pieces"`
 	Places           *ebpf.Map `ebpf:"places"`
 	Plans            *ebpf.Map `ebpf:"plans"`
 	Quotes           *ebpf.Map `ebpf:"quotes"`
@@ -523,6 +539,7 @@ type bpfMaps struct {
 	ServiceEstimates *ebpf.Map `ebpf:"service_estimates"`
 	ServiceSlots     *ebpf.Map `ebpf:"service_slots"`
 	Services         *ebpf.Map `ebpf:"services"`
+	Supers           *ebpf.Map `ebpf:"supers"`
 	Sweepers         *ebpf.Map `ebpf:"sweepers"`
 }
 
@@ -539,6 +556,7 @@ func (m *bpfMaps) Close() error {
 		m.Loads,
 		m.Macs,
 		m.Ours,
+		m.Pieces,
 		m.Places,
 		m.Plans,
 		m.Quotes,
@@ -549,6 +567,7 @@ func (m *bpfMaps) Close() error {
 		m.ServiceEstimates,
 		m.ServiceSlots,
 		m.Services,
+		m.Supers,
 		m.Sweepers,
 	)
 }

@@ -3,6 +3,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"encoding/binary"
 	"net"
 	"net/netip"
@@ -33,8 +34,9 @@ func (p path) from(port uint16) path {
 type packet struct {
 	path
 	answer     bool   // from the server
-	flags      string // of TCP: letters of SFRA
+	flags      string // of TCP: letters of SFRAP
 	ttl        uint8  // 0 is 64
+	tos        uint8  // 0 is 0x10 for IPv4
 	payload    []byte
 	options    int    // bytes of IPv4 options
 	extensions []byte // kinds of IPv6 extension headers, of 8 bytes each
@@ -94,7 +96,7 @@ func (p packet) build(t testing.TB, eth layers.Ethernet, from, to netip.AddrPort
 	if from.Addr().Is4() {
 		eth.EthernetType = layers.EthernetTypeIPv4
 		ip := &layers.IPv4{
-			Version: 4, TOS: 0x10, Id: 4711, TTL: p.hops(), Protocol: layers.IPProtocol(p.protocol), Flags: layers.IPv4DontFragment,
+			Version: 4, TOS: cmp.Or(p.tos, 0x10), Id: 4711, TTL: p.hops(), Protocol: layers.IPProtocol(p.protocol), Flags: layers.IPv4DontFragment,
 			SrcIP: from.Addr().AsSlice(), DstIP: to.Addr().AsSlice(),
 		}
 		if p.fragmentOK {
@@ -107,7 +109,7 @@ func (p packet) build(t testing.TB, eth layers.Ethernet, from, to netip.AddrPort
 	} else {
 		eth.EthernetType = layers.EthernetTypeIPv6
 		ip := &layers.IPv6{
-			Version: 6, FlowLabel: 0xabcde, HopLimit: p.hops(), NextHeader: layers.IPProtocol(p.protocol),
+			Version: 6, TrafficClass: p.tos, FlowLabel: 0xabcde, HopLimit: p.hops(), NextHeader: layers.IPProtocol(p.protocol),
 			SrcIP: from.Addr().AsSlice(), DstIP: to.Addr().AsSlice(),
 		}
 		var chain []byte
@@ -154,7 +156,7 @@ func (p packet) transport(network gopacket.NetworkLayer, from, to uint16) gopack
 	s := &layers.TCP{
 		SrcPort: layers.TCPPort(from), DstPort: layers.TCPPort(to), Seq: 1000, Ack: 2000, Window: 4096,
 		SYN: strings.Contains(p.flags, "S"), ACK: strings.Contains(p.flags, "A"), RST: strings.Contains(p.flags, "R"),
-		FIN: strings.Contains(p.flags, "F"),
+		FIN: strings.Contains(p.flags, "F"), PSH: strings.Contains(p.flags, "P"),
 	}
 	if s.SYN {
 		s.Options = []layers.TCPOption{{OptionType: layers.TCPOptionKindMSS, OptionLength: 4, OptionData: []byte{5, 0xb4}}}

@@ -89,7 +89,7 @@ func spec(s Sizes) (*ebpf.CollectionSpec, error) {
 		bpfMapConns: segments, bpfMapGuards: segments, bpfMapLinks: segments, bpfMapServices: uint32(s.Services) + 1, bpfMapLists: uint32(s.Services) + 1,
 		bpfMapServiceSlots: uint32(s.Services), bpfMapServers: uint32(s.Servers) + 1, bpfMapLoads: uint32(s.Servers) + 1,
 		bpfMapServerEstimates: uint32(s.Servers) + 1, bpfMapServiceEstimates: uint32(s.Services) + 1,
-		bpfMapCounters: uint32((s.Servers + 1) * cpus), bpfMapRoutes: uint32(cpus * routesPerCPU),
+		bpfMapCounters: uint32((s.Servers + 1) * cpus), bpfMapRoutes: uint32(cpus * routesPerCPU), bpfMapSupers: uint32(cpus),
 	} {
 		c.Maps[name].MaxEntries = n
 	}

@@ -15,13 +15,13 @@ import (
 func (s *bpfSetting) public() lvs.Settings {
 	return lvs.Settings{
 		ConnReuseMode: s.ConnReuseMode, ExpireNodestConn: s.ExpireNodestConn, ExpireQuiescentTemplate: s.ExpireQuiescentTemplate,
-		LBLCExpiration: s.LblcExpiration, LBLCRExpiration: s.LblcrExpiration, SloppyTCP: s.SloppyTcp,
+		LBLCExpiration: s.LblcExpiration, LBLCRExpiration: s.LblcrExpiration, SloppyTCP: s.SloppyTcp, PMTUDisc: s.PmtuDisc,
 	}
 }
 
 func (s *bpfSetting) setPublic(to lvs.Settings) {
 	s.ConnReuseMode, s.ExpireNodestConn, s.ExpireQuiescentTemplate = to.ConnReuseMode, to.ExpireNodestConn, to.ExpireQuiescentTemplate
-	s.LblcExpiration, s.LblcrExpiration, s.SloppyTcp = to.LBLCExpiration, to.LBLCRExpiration, to.SloppyTCP
+	s.LblcExpiration, s.LblcrExpiration, s.SloppyTcp, s.PmtuDisc = to.LBLCExpiration, to.LBLCRExpiration, to.SloppyTCP, to.PMTUDisc
 }
 
 // Settings reads the settings; where nothing is loaded they are the defaults.

@@ -5,6 +5,7 @@
 #include "nat.h"
 #include "rates.h"
 #include "route.h"
+#include "split.h"
 #include "sweep.h"
 #include "tunnel.h"
 
@@ -55,30 +56,53 @@ static __always_inline int rewrite(struct packet *p, struct flow *f, struct deci
 	if (d->forward == FORWARD_ROUTE)
 		return ttl_down(p, f);
 	struct server *s = bpf_map_lookup_elem(&servers, &d->server);
-	if (!s || !(s->tunnel_source[0] | s->tunnel_source[1]))
-		return -1;
-	return is_v4(s->addr) ? tunnel_wrap(p, f, s, true) : tunnel_wrap(p, f, s, false);
+	return s ? tunnel_send(p, f, s) : -1;
+}
+
+/* The server that the packet goes to through a tunnel, if it does. */
+static __always_inline struct server *tunnel_of(struct decision *d)
+{
+	return d->forward == FORWARD_TUNNEL ? bpf_map_lookup_elem(&servers, &d->server) : NULL;
 }
 
 /* The bytes that the packet grows by. */
 static __always_inline __u32 overhead_of(struct decision *d)
 {
-	if (d->forward != FORWARD_TUNNEL)
-		return 0;
-	struct server *s = bpf_map_lookup_elem(&servers, &d->server);
+	struct server *s = tunnel_of(d);
+
 	return s ? tunnel_overhead(s, is_v4(s->addr)) : 0;
+}
+
+/* Whether the outer packet has a checksum for which the inner one's bytes have to be added up. */
+static __always_inline bool sums_bytes(struct flow *f, struct decision *d)
+{
+	struct server *s = f->summed ? NULL : tunnel_of(d);
+
+	return s && tunnel_sums(s);
+}
+
+/* Whether the packet has to be cut up before it goes into a tunnel, because nobody could do it afterwards. */
+static __always_inline bool splits(struct packet *p, struct flow *f, struct decision *d)
+{
+	struct server *s = packet_is_gso(p) ? tunnel_of(d) : NULL;
+
+	return s && (f->protocol == IPPROTO_UDP || tunnel_sums(s));
+}
+
+/* Whether the packet, once rewritten, is one that the kernel may fragment. An IPv6 packet on its way is fragmented by nobody. */
+static __always_inline bool fragments(struct flow *f, struct decision *d)
+{
+	struct server *s = tunnel_of(d);
+
+	return s ? f->family == FAMILY_IPV4 && tunnel_may_fragment(f) && is_v4(s->addr) : f->may_fragment;
 }
 
 static __always_inline int too_big(struct packet *p, struct flow *f, struct decision *d, __u32 mtu)
 {
 	struct icmp_error e = { 3, 4, 2, 0, mtu - overhead_of(d) };
 
-	if (d->direction == DIRECTION_INPUT && !f->may_fragment)
-		return refuse(p, f, &e, REASON_TOO_BIG);
-	/* the kernel fragments it, or tells its sender */
-	if ((d->direction == DIRECTION_INPUT || f->may_fragment) && rewrite(p, f, d))
-		return drop(p, REASON_MALFORMED);
-	return leave(p, REASON_TOO_BIG);
+	/* the kernel tells a server, which knows the packet as it is */
+	return d->direction == DIRECTION_OUTPUT ? leave(p, REASON_TOO_BIG) : refuse(p, f, &e, REASON_TOO_BIG);
 }
 
 /* The answer of a server that is the director itself: it is on its way. */
@@ -86,7 +110,7 @@ static __always_inline int answer_here(struct packet *p, struct flow *f, struct 
 {
 	if (d->conn)
 		conn_touch(d->conn, d->at, f, d->direction);
-	if (rewrite(p, f, d))
+	if (nat_rewrite(p, f, d))
 		return drop(p, REASON_MALFORMED);
 	if (d->server)
 		count_packet(d->server, d->direction, f->length);
@@ -106,10 +130,15 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 	bool last = f->ttl <= 1 && !f->routed;
 	/* whatever needs more than a rewrite is tc's to do */
 	bool fits = !r->mtu || f->length + overhead_of(d) <= r->mtu || packet_is_gso(p);
-	if (p->hook == HOOK_XDP && (routed != ROUTED || r->xdp == ROUTE_XDP_NONE || (last && !output) || !fits)) {
+	if (p->hook == HOOK_XDP &&
+	    (routed != ROUTED || r->xdp == ROUTE_XDP_NONE || (last && !output) || !fits || sums_bytes(f, d))) {
 		if (routed == ROUTED_BY_KERNEL)
 			r->probe = 1;
 		return packet_pass(p);
+	}
+	if (splits(p, f, d)) {
+		int verdict = split(SKB(p), f);
+		return verdict == TC_ACT_REDIRECT ? verdict : drop(p, REASON_TOO_BIG);
 	}
 	if (d->conn)
 		conn_touch(d->conn, d->at, f, d->direction);
@@ -117,7 +146,8 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 		return output ? drop(p, REASON_TTL) : refuse(p, f, &time_exceeded, REASON_TTL);
 	if (routed == ROUTED_NOWHERE)
 		return output ? leave(p, REASON_NO_ROUTE) : refuse(p, f, &host_unreachable, REASON_NO_ROUTE);
-	if (routed != ROUTED_LOCALLY && !fits)
+	bool big = routed != ROUTED_LOCALLY && !fits;
+	if (big && !fragments(f, d))
 		return too_big(p, f, d, r->mtu);
 	if (routed == ROUTED_LOCALLY && d->forward != FORWARD_MASQ) {
 		/* the server is the director itself, which has the service's address */
@@ -126,6 +156,8 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 	}
 	if (rewrite(p, f, d))
 		return drop(p, REASON_MALFORMED);
+	if (big)
+		return leave(p, REASON_TOO_BIG); /* for the kernel to fragment it */
 	if (d->server)
 		count_packet(d->server, d->direction, f->length);
 	if (routed == ROUTED_LOCALLY)

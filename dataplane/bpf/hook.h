@@ -12,7 +12,7 @@
 #include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_endian.h>
-#include "maps.h"
+#include "csum.h"
 
 enum hook { HOOK_XDP, HOOK_TC };
 
@@ -90,15 +90,6 @@ static __always_inline bool packet_is_gso(struct packet *p)
 static __always_inline bool packet_is_tagged(struct packet *p)
 {
 	return p->hook == HOOK_TC && SKB(p)->vlan_present;
-}
-
-static __always_inline __u16 fold(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return sum;
 }
 
 /* Adjusts the transport checksum at an offset for addresses that changed by addr and ports that changed by port (one's

@@ -26,6 +26,7 @@ struct flow {
 	__u16 transport; /* offset of the TCP or UDP header */
 	__u32 length; /* IP bytes */
 	bool may_fragment;
+	bool summed; /* a checksum covers all that follows the IP header; so it is known what that adds up to */
 	__u8 tos; /* or traffic class */
 	bool early; /* tc will see the packet, too, if it is passed: what can be decided only once is left to it */
 	bool routed; /* the firewall has had its turn, and so has the hop count */
@@ -62,6 +63,7 @@ static __always_inline enum parsed parse_transport(struct packet *p, struct flow
 		f->src_port = t->source;
 		f->dst_port = t->dest;
 		f->tcp_flags = ((__u8 *)t)[13];
+		f->summed = true;
 		return PARSED_FLOW;
 	}
 	struct udphdr *u = p->data + at;
@@ -71,6 +73,7 @@ static __always_inline enum parsed parse_transport(struct packet *p, struct flow
 	__u32 length = bpf_ntohs(u->len);
 	if (length ? length < sizeof(*u) || length > left : !packet_is_gso(p))
 		return PARSED_MALFORMED;
+	f->summed = u->check && (length == left || !length);
 	f->src_port = u->source;
 	f->dst_port = u->dest;
 	return PARSED_FLOW;
@@ -145,7 +148,9 @@ static __always_inline enum parsed parse_ipv6(struct packet *p, struct flow *f)
 	}
 	f->protocol = next;
 	f->transport = at;
-	return parse_transport(p, f);
+	enum parsed parsed = parse_transport(p, f);
+	f->summed = f->summed && at == sizeof(struct ethhdr) + sizeof(*ip);
+	return parsed;
 }
 
 static __always_inline enum parsed parse(struct packet *p, struct flow *f)

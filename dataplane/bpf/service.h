@@ -80,9 +80,8 @@ static __always_inline bool forward_built(const struct server *d)
 	switch (d->forward) {
 	case FORWARD_MASQ:
 	case FORWARD_ROUTE:
-		return true;
 	case FORWARD_TUNNEL:
-		return !d->tunnel_checksum;
+		return true;
 	}
 	return false;
 }

@@ -284,6 +284,7 @@ struct setting {
 	__u32 expire_nodest_conn;
 	__u32 expire_quiescent_template;
 	__u32 sloppy_tcp;
+	__u32 pmtu_disc;
 	/* the firewall's marks */
 	__u32 marks; /* bits: new connections of IPv4 and IPv6 wait until the firewall has seen them */
 	__u32 device; /* the interface whose egress they come by; 0 is none; NO_DEVICE_YET while it is being made */
