@@ -48,8 +48,9 @@ func (in *instance) links() ([]uint32, error) {
 	return unsafe.Slice(&segments[0].Line[0], len(segments)*segmentLines), nil
 }
 
-// jiffies is the kernel's clock of connections, cut to 32 bits: it counts from five minutes before it overflows.
-func jiffies(hz uint32) uint32 {
+// jiffies is the kernel's clock of connections, cut to 32 bits: it counts from five minutes before it overflows. It is a
+// variable for the sake of tests that have a clock of their own.
+var jiffies = func(hz uint32) uint32 {
 	var ts unix.Timespec
 	unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
 	ticks := uint64(ts.Nano()) * uint64(hz) / 1e9

@@ -26,14 +26,14 @@ const (
 )
 
 // mustRun hands a frame to a program as if it came in by a side.
-func (s *stage) mustRun(t rapid.TB, p *ebpf.Program, side int, frame []byte) (uint32, []byte) {
+func (s *stage) mustRun(t rapid.TB, p *ebpf.Program, side int, frame []byte, mark uint32) (uint32, []byte) {
 	t.Helper()
 	o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+512)}
 	ifindex := uint32(s.sides[side].index)
 	if p == s.xdp {
 		o.Context = [6]uint32{1: uint32(len(frame)), 3: ifindex} // struct xdp_md: data_end, ingress_ifindex
 	} else {
-		o.Context = [48]uint32{10: ifindex} // struct __sk_buff: ifindex
+		o.Context = [48]uint32{2: mark, 10: ifindex} // struct __sk_buff
 	}
 	verdict, err := p.Run(o)
 	mustDo(t, "run", err)
@@ -41,10 +41,10 @@ func (s *stage) mustRun(t rapid.TB, p *ebpf.Program, side int, frame []byte) (ui
 }
 
 // mustHandle lets a frame go its way through XDP, if that is attached, and tc.
-func (s *stage) mustHandle(t rapid.TB, side int, frame []byte) oracle.Result {
+func (s *stage) mustHandle(t rapid.TB, side int, frame []byte, mark uint32) oracle.Result {
 	t.Helper()
 	if s.withXDP {
-		verdict, out := s.mustRun(t, s.xdp, side, frame)
+		verdict, out := s.mustRun(t, s.xdp, side, frame, 0)
 		switch verdict {
 		case xdpDropped:
 			return oracle.Result{Verdict: oracle.Drop}
@@ -62,7 +62,7 @@ func (s *stage) mustHandle(t rapid.TB, side int, frame []byte) oracle.Result {
 			t.Fatalf("XDP answers %d", verdict)
 		}
 	}
-	verdict, out := s.mustRun(t, s.tc, side, frame)
+	verdict, out := s.mustRun(t, s.tc, side, frame, mark)
 	switch verdict {
 	case tcShot:
 		return oracle.Result{Verdict: oracle.Drop}
@@ -75,18 +75,19 @@ func (s *stage) mustHandle(t rapid.TB, side int, frame []byte) oracle.Result {
 	return oracle.Result{}
 }
 
-// checkPacket lets a frame pass both, and compares what becomes of it.
-func (s *stage) checkPacket(t rapid.TB, side int, frame []byte, foreign bool) {
+// checkPacket lets a packet pass both, and compares what becomes of it.
+func (s *stage) checkPacket(t rapid.TB, side int, w wire) {
 	t.Helper()
+	frame := w.frame(s.sides[side].mac, s.sides[side].far)
 	var want oracle.Result
 	s.asked = netip.Addr{}
-	if !foreign { // the oracle knows nothing of MAC addresses
-		want = s.judge.Packet(oracle.Packet{Interface: side, Frame: frame})
+	if !w.foreign { // the oracle knows nothing of MAC addresses
+		want = s.judge.Packet(oracle.Packet{Interface: side, Frame: frame, Mark: w.mark})
 	}
 	if want.Frame == nil && want.Verdict == oracle.Pass {
 		want.Frame = frame
 	}
-	got := s.mustHandle(t, side, frame)
+	got := s.mustHandle(t, side, frame, w.mark)
 	verdict := want.Verdict
 	if verdict == oracle.Answer {
 		verdict = oracle.Forward // to where it came from

@@ -43,7 +43,7 @@ func drawTable(t *rapid.T) func(*lvs.Table) error {
 
 // drawGrowth adds a service with servers.
 func drawGrowth(t *rapid.T) func(*lvs.Table) error {
-	n := rapid.SampledFrom([]int{0, 1, 2, 3, 4, 0, 1, 2, 3, 4, oddService}).Draw(t, "service")
+	n := rapid.SampledFrom([]int{0, 1, 2, 3, 4, 0, 1, 2, 3, 4, oddService, 6, 7, 8, 9, 10}).Draw(t, "service")
 	id, config := stageServices[n], drawService(t, n)
 	type one struct {
 		id     lvs.ServerID
@@ -115,9 +115,21 @@ func drawService(t *rapid.T, n int) lvs.ServiceConfig {
 	if c.Scheduler == "sh" || c.Scheduler == "mh" {
 		c.SchedulerFlags = lvs.SchedulerFlags(rapid.Uint8Range(0, 3).Draw(t, "flags"))
 	}
+	netmasks := []uint32{0xffffffff, 0xffffff00, 0xff000000, 0}
 	if stageServices[n].Family == lvs.IPv6 {
 		c.Netmask = 128
+		netmasks = []uint32{128, 127, 65, 64, 48, 1}
 	}
+	kinds := []string{"plain", "plain", "persistent", "one packet", "both"}
+	if stageServices[n].Port == 0 && stageServices[n].Mark == 0 || stageServices[n].Port == 21 {
+		kinds = []string{"persistent", "persistent", "persistent", "both", "plain"}
+	}
+	kind := rapid.SampledFrom(kinds).Draw(t, "kind")
+	if kind == "persistent" || kind == "both" {
+		c.Persistent = rapid.SampledFrom([]uint32{300, 1, 10, 60, 1000}).Draw(t, "persistent")
+		c.Netmask = rapid.SampledFrom(netmasks).Draw(t, "netmask")
+	}
+	c.OnePacket = kind == "one packet" || kind == "both"
 	return c
 }
 
@@ -173,16 +185,22 @@ func (s *stage) drawMember(t *rapid.T, n int) lvs.ServerID {
 func (s *stage) drawPacket(t *rapid.T) wire {
 	n := s.drawPresent(t)
 	id := stageServices[n]
+	protocol, to, mark := s.drawDoor(t, n)
 	from := netip.AddrPortFrom(rapid.SampledFrom(castOf(clients, id.Family)).Draw(t, "client"), rapid.Uint16Range(20_000, 20_002).Draw(t, "port"))
-	to := virtualOf(n)
+	if rapid.IntRange(0, 29).Draw(t, "from FTP") == 29 {
+		from = netip.AddrPortFrom(from.Addr(), 20)
+	}
 	if rapid.IntRange(0, 9).Draw(t, "way") == 9 {
 		server := s.drawMember(t, n)
-		from, to = netip.AddrPortFrom(server.Addr, server.Port), from
+		from, to, mark = netip.AddrPortFrom(server.Addr, server.Port), from, 0
 	}
 	if rapid.IntRange(0, 19).Draw(t, "other port") == 19 {
 		to = netip.AddrPortFrom(to.Addr(), 81)
 	}
-	w := drawBody(t, id.Protocol, from, to)
+	w := drawBody(t, protocol, from, to)
+	if w.damages == nil { // a mark at other addresses is seen only later on their way
+		w.mark = mark
+	}
 	w.flags = rapid.SampledFrom(flagsOfClients).Draw(t, "flags")
 	return w
 }

@@ -29,6 +29,7 @@ type stage struct {
 	tc, xdp *ebpf.Program
 	withXDP bool
 	cpu     int
+	marks   uint32       // 1 where packets have the firewall's marks, else 0
 	sides   [3]stageSide // by interface as the oracle numbers them, from 1
 	clean   bool         // the last story has ended, and left nothing behind
 
@@ -94,7 +95,10 @@ func mustStage(t *testing.T, withXDP bool) *stage {
 	t.Helper()
 	needs.BPF(t)
 	needs.NetNS(t)
-	s := &stage{withXDP: withXDP}
+	s := &stage{withXDP: withXDP, marks: 1}
+	if withXDP {
+		s.marks = 0 // it comes before the firewall
+	}
 	runtime.LockOSThread() // never unlocked: the thread and its namespace end with the test
 	mustDo(t, "namespace", unix.Unshare(unix.CLONE_NEWNET))
 	var all, one unix.CPUSet
@@ -114,8 +118,8 @@ func mustStage(t *testing.T, withXDP bool) *stage {
 	s.mustWays(t)
 	s.names, err = reasonNames()
 	mustDo(t, "reasons", err)
-	boot := bootSeconds
-	t.Cleanup(func() { bootSeconds = boot })
+	boot, clock := bootSeconds, jiffies
+	t.Cleanup(func() { bootSeconds, jiffies = boot, clock })
 	s.mustLoad(t)
 	t.Cleanup(func() { s.mustUnload(t) })
 	return s
@@ -210,13 +214,27 @@ func (s *stage) mustSet(t rapid.TB) {
 	mustDo(t, "settings", s.in.putSettings(settings))
 }
 
-// mustAdvance moves the clock, and waits until what is past its time is out of the table.
+// mustAdvance moves the clock, and waits until what is past its time is out of the table. It stops where a template's time is
+// over, for whether it goes on depends on the connections that are there.
 func (s *stage) mustAdvance(t rapid.TB, jiffies uint32) {
 	t.Helper()
-	s.now += jiffies
-	s.mustSet(t)
-	s.mustSweep(t)
-	s.judge.Advance(time.Duration(jiffies) * time.Second / time.Duration(s.in.hz))
+	for jiffies > 0 {
+		step := jiffies
+		for c := range s.judge.Conns() {
+			if c.Template {
+				step = min(step, s.jiffies(c.Expires))
+			}
+		}
+		jiffies -= step
+		s.now += step
+		s.mustSet(t)
+		s.mustSweep(t)
+		s.judge.Advance(time.Duration(step) * time.Second / time.Duration(s.in.hz))
+	}
+}
+
+func (s *stage) jiffies(d time.Duration) uint32 {
+	return uint32(d * time.Duration(s.in.hz) / time.Second)
 }
 
 // mustSweep waits for a sweep that began after the call. The first new round may be one that was under way, and the end of
@@ -246,8 +264,10 @@ func (s *stage) mustBegin(t rapid.TB, at uint32) {
 	s.clean = false
 	s.began, s.now = at, at
 	bootSeconds = func() uint32 { return 1000 + (s.now-s.began)/s.in.hz }
+	jiffies = func(uint32) uint32 { return s.now }
 	ask := func(a netip.Addr) (oracle.Hop, bool) { s.asked = a; return s.route(a) }
 	s.judge = oracle.New(oracle.Options{Size: stageConns, Route: ask})
+	mustDo(t, "settings", s.Set(func(all *lvs.Settings) error { *all = lvs.DefaultSettings; return nil }))
 	s.mustSet(t)
 	routes, err := s.in.m(bpfMapRoutes)
 	mustDo(t, "routes", err)

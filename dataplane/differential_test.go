@@ -6,9 +6,9 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 
@@ -39,6 +39,7 @@ func (s *stage) tell(t *rapid.T) {
 		"answer":  s.answer,
 		"crowd":   s.crowd,
 		"time":    s.time,
+		"setting": s.setting,
 		"":        func(t *rapid.T) { s.checkState(t) },
 	})
 	s.mustEnd(t)
@@ -50,6 +51,7 @@ func (s *stage) change(t *rapid.T, change func(*lvs.Table) error) {
 	if !errors.Is(got, want) || (want == nil) != (got == nil) {
 		t.Fatalf("a change answers %v, want %v", got, want)
 	}
+	s.mustSweep(t) // connections may have ended with their servers
 }
 
 // send lets a packet come in on the side where its sender is.
@@ -59,7 +61,7 @@ func (s *stage) send(t *rapid.T, w wire) {
 	if hop, ok := s.route(w.from.Addr()); ok {
 		side = hop.Interface
 	}
-	s.checkPacket(t, side, w.frame(s.sides[side].mac, s.sides[side].far), w.foreign)
+	s.checkPacket(t, side, w)
 }
 
 // answer lets a server of a connection speak.
@@ -89,13 +91,14 @@ func (s *stage) crowd(t *rapid.T) {
 	v := s.drawPresent(t)
 	client := rapid.SampledFrom(castOf(clients, stageServices[v].Family)).Draw(t, "client")
 	first := rapid.IntRange(0, 40).Draw(t, "first")
+	protocol, to, mark := s.drawDoor(t, v)
 	for n := range rapid.IntRange(1, 20).Draw(t, "crowd") {
 		s.send(t, wire{
-			protocol: stageServices[v].Protocol, from: netip.AddrPortFrom(client, uint16(20_003+first+n)),
-			to: virtualOf(v), flags: 2, ttl: 64, payload: n,
+			protocol: protocol, from: netip.AddrPortFrom(client, uint16(20_003+first+n)),
+			to: to, flags: 2, ttl: 64, payload: n, mark: mark,
 		})
 	}
-	if n := len(s.drawnConns()); n > stageConns*3/4 {
+	if n := s.entries(); n > stageConns*3/4 {
 		s.mustAdvance(t, 1000*s.in.hz)
 	}
 }
@@ -105,18 +108,37 @@ func (s *stage) time(t *rapid.T) {
 	jiffies := rapid.SampledFrom([]uint32{1, s.in.hz, 2 * s.in.hz, 10 * s.in.hz, 60 * s.in.hz, 301 * s.in.hz, 1000 * s.in.hz}).Draw(t, "jiffies")
 	if rapid.Bool().Draw(t, "to an end") {
 		if c := s.drawConn(t); c != nil {
-			left := uint32(c.Expires * time.Duration(s.in.hz) / time.Second)
+			left := s.jiffies(c.Expires)
 			jiffies = left - rapid.Uint32Range(0, min(left, 2)).Draw(t, "before")
 		}
 	}
 	s.mustAdvance(t, jiffies)
 }
 
+// setting changes one of the settings.
+func (s *stage) setting(t *rapid.T) {
+	name := rapid.SampledFrom(lvs.SettingNames).Draw(t, "setting")
+	value := strconv.Itoa(rapid.SampledFrom([]int{0, 1, int(min(name.Max, 100)), int(name.Max)}).Draw(t, "value"))
+	change := func(all *lvs.Settings) error { return name.Set(all, value) }
+	mustDo(t, name.Name, s.Set(change))
+	mustDo(t, name.Name, s.judge.Set(change))
+}
+
+// entries counts what lies in the connection table.
+func (s *stage) entries() (n int) {
+	for range s.judge.Conns() {
+		n++
+	}
+	return n
+}
+
 // drawnConns are the connections, in an order that does not change.
 func (s *stage) drawnConns() []lvs.Conn {
 	var all []lvs.Conn
 	for c := range s.judge.Conns() {
-		all = append(all, c)
+		if !c.Template {
+			all = append(all, c)
+		}
 	}
 	slices.SortFunc(all, func(a, b lvs.Conn) int {
 		if n := a.Client.Compare(b.Client); n != 0 {
@@ -191,10 +213,37 @@ var stageServices = []lvs.ServiceID{
 	{Family: lvs.IPv6, Protocol: lvs.UDP, Addr: netip.MustParseAddr("2001:db8:9::1"), Port: 53},
 	{Family: lvs.IPv4, Protocol: lvs.TCP, Addr: netip.MustParseAddr("10.9.0.2"), Port: 80},
 	{Family: lvs.IPv4, Protocol: lvs.TCP, Addr: netip.MustParseAddr("10.9.0.3"), Port: 80}, // its servers are not always of NAT
+	{Family: lvs.IPv4, Protocol: lvs.TCP, Addr: netip.MustParseAddr("10.9.0.1")},
+	{Family: lvs.IPv6, Protocol: lvs.UDP, Addr: netip.MustParseAddr("2001:db8:9::1")},
+	{Family: lvs.IPv4, Protocol: lvs.TCP, Addr: netip.MustParseAddr("10.9.0.1"), Port: 21},
+	{Family: lvs.IPv4, Mark: 7},
+	{Family: lvs.IPv6, Mark: 7},
 }
 
 const oddService = 5
 
-func virtualOf(service int) netip.AddrPort {
-	return netip.AddrPortFrom(stageServices[service].Addr, stageServices[service].Port)
+// drawDoor is an address at which a service is reached, with the mark that this takes. Those without a port are reached at
+// any; those of a mark at whatever address is a service's.
+func (s *stage) drawDoor(t *rapid.T, service int) (lvs.Protocol, netip.AddrPort, uint32) {
+	id := stageServices[service]
+	if id.Mark != 0 {
+		for n, other := range stageServices {
+			if other.Mark == 0 && other.Family == id.Family && s.there(n) && rapid.IntRange(0, 3).Draw(t, "at") != 0 {
+				protocol, to, _ := s.drawDoor(t, n)
+				return protocol, to, id.Mark * s.marks
+			}
+		}
+		id = stageServices[0]
+	}
+	port := id.Port
+	if port == 0 || port == 21 && rapid.Bool().Draw(t, "data") {
+		port = rapid.SampledFrom([]uint16{80, 53, 20, 1023, 1024, 2000}).Draw(t, "port")
+	}
+	return id.Protocol, netip.AddrPortFrom(id.Addr, port), 0
+}
+
+// there says whether a service exists.
+func (s *stage) there(service int) bool {
+	table, _ := s.judge.Table()
+	return table.Service(stageServices[service]) != nil
 }

@@ -23,6 +23,7 @@ type wire struct {
 	checksum   wireChecksum
 	cut        int // bytes that the frame lacks at its end; negative: that it has more
 	damages    []wireDamage
+	mark       uint32
 	foreign    bool // for another host's MAC address
 	tagged     bool // with a VLAN tag
 }

@@ -47,7 +47,9 @@ func (s *sticky) pass(d time.Duration) {
 	s.t.Helper()
 	for step := min(d, 30*time.Second); d > 0; d -= step {
 		s.setClock(s.settings.Now + uint32(min(step, d)/time.Second)*s.mustLook().hz)
-		s.world.mustSweep()
+		for range 2 { // a template that is over waits for the connections that end with it
+			s.world.mustSweep()
+		}
 	}
 }
 

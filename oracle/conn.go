@@ -17,15 +17,13 @@ type flow struct {
 
 type conn struct {
 	flow
-	server  *server
-	forward lvs.Forward // as it was when the connection began
-	state   lvs.State
-	expires time.Duration
-}
-
-// real is where the packets of the connection go.
-func (c *conn) real() netip.AddrPort {
-	return netip.AddrPortFrom(c.server.server.Addr, c.server.server.Port)
+	server   *server
+	to       netip.AddrPort // of the server
+	forward  lvs.Forward    // as it was when the connection began
+	state    lvs.State
+	expires  time.Duration
+	template *template // nil if it has none
+	once     bool      // its only packet is all of it
 }
 
 func (c *conn) report(now time.Duration) lvs.Conn {
@@ -34,7 +32,7 @@ func (c *conn) report(now time.Duration) lvs.Conn {
 		State:    c.state,
 		Client:   c.client,
 		Virtual:  c.virtual,
-		Server:   c.real(),
+		Server:   c.to,
 		Forward:  c.forward,
 		Expires:  c.expires - now,
 	}
@@ -46,7 +44,7 @@ func (d *Director) answered(p *packet) *conn { return d.between(p.protocol, p.de
 // between finds the connection whose answers go from a server to a client.
 func (d *Director) between(p lvs.Protocol, client, server netip.AddrPort) *conn {
 	for _, c := range d.conns {
-		if c.forward == lvs.Masq && c.protocol == p && c.client == client && c.real() == server {
+		if c.forward == lvs.Masq && c.protocol == p && c.client == client && c.to == server {
 			return c
 		}
 	}
@@ -55,17 +53,20 @@ func (d *Director) between(p lvs.Protocol, client, server netip.AddrPort) *conn 
 
 // insert begins a connection in state 0. It counts as inactive until its first packet has moved it on. It ends an older
 // one of the same client's port with the same server, for another service: no answer could be told from the other's.
-func (d *Director) insert(f flow, r *server) *conn {
-	c := &conn{flow: f, server: r, forward: r.config.Forward}
-	if older := d.between(c.protocol, c.client, c.real()); older != nil && c.forward == lvs.Masq {
+func (d *Director) insert(c *conn) {
+	if older := d.between(c.protocol, c.client, c.to); older != nil && c.forward == lvs.Masq {
 		d.remove(older)
 	}
-	d.conns[f] = c
-	r.load.Inactive++
-	r.weigh()
-	r.stats.Conns++
-	r.service.stats.Conns++
-	return c
+	d.conns[c.flow] = c
+	c.server.begin()
+}
+
+// begin counts one more connection.
+func (s *server) begin() {
+	s.load.Inactive++
+	s.weigh()
+	s.stats.Conns++
+	s.service.stats.Conns++
 }
 
 func (d *Director) remove(c *conn) {
@@ -76,13 +77,22 @@ func (d *Director) remove(c *conn) {
 
 // touch moves a connection on by a packet of it.
 func (d *Director) touch(c *conn, dir lvs.Direction, p *packet) {
+	if c.once {
+		return
+	}
 	*c.server.tally(c) -= 1
 	if c.protocol == lvs.TCP {
 		c.state = c.state.Next(dir, p.event)
 	}
 	*c.server.tally(c) += 1
+	if t := c.template; t != nil && (c.state == lvs.TCPEstablished && c.protocol == lvs.TCP || c.protocol == lvs.UDP && dir == lvs.ToClient) {
+		t.assured = true
+	}
 	c.expires = d.now + time.Duration(d.timeouts.Of(c.protocol, c.state))*time.Second
 }
+
+// noOutput says that no packet of the server is seen by this director.
+func (c *conn) noOutput() bool { return c.forward == lvs.Route || c.forward == lvs.Tunnel }
 
 // tally is the number that the connection counts in.
 func (s *server) tally(c *conn) *uint32 {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"lvs"
-	"lvs/sched"
 )
 
 // Verdict is what becomes of a frame.
@@ -76,9 +75,8 @@ func (d *Director) handle(in Packet) Result {
 		return Result{}
 	}
 
-	f := flow{p.protocol, p.source, p.destination}
-	c := d.conns[f]
-	if c != nil && d.reused(c, p) {
+	c := d.conns[flow{p.protocol, p.source, p.destination}]
+	if c != nil && (d.replaced(c, p) || d.deserted(c, p)) {
 		d.remove(c)
 		c = nil
 	}
@@ -88,34 +86,14 @@ func (d *Director) handle(in Packet) Result {
 	if c := d.answered(p); c != nil {
 		return d.toClient(c, in, p)
 	}
-
-	s := d.service(serviceOf(p))
-	switch {
-	case s == nil:
-		return Result{}
-	case p.protocol == lvs.TCP && p.event != lvs.SYN:
-		return Result{Reason: NoConn}
-	case !supports(s.config):
-		return Result{Reason: Unsupported}
-	}
-	request := sched.Request{Client: p.source, Virtual: p.destination, Now: d.now, Random: d.options.Random}
-	i := s.scheduler.Pick(s.rows(), request)
-	switch {
-	case i < 0:
-		return refuse(in, p, portUnreachable, NoServer)
-	case !ways[s.servers[i].config.Forward]:
-		return Result{Reason: Unsupported}
-	case len(d.conns) >= d.options.Size:
-		return Result{Verdict: Drop, Reason: TableFull}
-	}
-	return d.toServer(d.insert(f, s.servers[i]), in, p)
+	return d.begin(in, p)
 }
 
 // ways are the forwarding methods that the oracle has.
 var ways = map[lvs.Forward]bool{lvs.Masq: true, lvs.Route: true}
 
 func refuse(in Packet, p *packet, c complaint, why Reason) Result {
-	return Result{Answer, Packet{in.Interface, c.about(p, 0)}, why}
+	return Result{Answer, Packet{Interface: in.Interface, Frame: c.about(p, 0)}, why}
 }
 
 func serviceOf(p *packet) lvs.ServiceID {
@@ -136,24 +114,16 @@ func (d *Director) serves(p *packet) bool {
 	return false
 }
 
-// supports says whether what the service asks for is built.
-func supports(c lvs.ServiceConfig) bool { return c.Persistent == 0 && !c.OnePacket }
-
-// reused says that a client begins a new connection on the port of one that is over: conn_reuse_mode 1.
-func (d *Director) reused(c *conn, p *packet) bool {
-	return c.protocol == lvs.TCP && p.event == lvs.SYN && (c.state == lvs.TCPTimeWait || c.state == lvs.TCPClose)
-}
-
 func (d *Director) toServer(c *conn, in Packet, p *packet) Result {
 	if c.server.service == nil {
 		return Result{Verdict: Drop, Reason: Removed}
 	}
-	dir, w := lvs.ToServer, rewrite{destination: c.real()}
+	dir, w := lvs.ToServer, rewrite{destination: c.to}
 	if c.forward == lvs.Route {
 		dir, w = lvs.ToServerOnly, rewrite{}
 	}
 	d.touch(c, dir, p)
-	hop, ok := d.options.Route(c.real().Addr())
+	hop, ok := d.options.Route(c.to.Addr())
 	switch {
 	case p.ttl <= 1:
 		return refuse(in, p, timeExceeded, TTL)
@@ -162,9 +132,9 @@ func (d *Director) toServer(c *conn, in Packet, p *packet) Result {
 	}
 	if hop.tooBig(p) {
 		if p.mayFragment { // by the stack
-			return Result{Pass, Packet{in.Interface, w.apply(p)}, TooBig}
+			return Result{Pass, Packet{Interface: in.Interface, Frame: w.apply(p)}, TooBig}
 		}
-		return Result{Answer, Packet{in.Interface, packetTooBig.about(p, hop.MTU)}, TooBig}
+		return Result{Answer, Packet{Interface: in.Interface, Frame: packetTooBig.about(p, hop.MTU)}, TooBig}
 	}
 	c.server.count(func(s *lvs.Stats) {
 		s.InPackets++
@@ -186,7 +156,7 @@ func (d *Director) toClient(c *conn, in Packet, p *packet) Result {
 	w := rewrite{source: c.virtual}
 	if hop.tooBig(p) {
 		if p.mayFragment {
-			return Result{Pass, Packet{in.Interface, w.apply(p)}, TooBig}
+			return Result{Pass, Packet{Interface: in.Interface, Frame: w.apply(p)}, TooBig}
 		}
 		return Result{Reason: TooBig} // the stack tells the server, which knows the packet as it is
 	}
@@ -203,5 +173,5 @@ func (h Hop) send(p *packet, w rewrite) Result {
 	out := w.apply(p)
 	copy(out[0:], h.Destination[:])
 	copy(out[6:], h.Source[:])
-	return Result{Verdict: Forward, Packet: Packet{h.Interface, out}}
+	return Result{Verdict: Forward, Packet: Packet{Interface: h.Interface, Frame: out}}
 }

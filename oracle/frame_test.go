@@ -115,7 +115,7 @@ func (f frame) mustPacket(t rapid.TB) Packet {
 		f.edit(stack[1], transport)
 	}
 	stack = append(stack, transport, gopacket.Payload(f.payload))
-	return Packet{i, f.finish(mustSerialize(t, stack...))}
+	return Packet{Interface: i, Frame: f.finish(mustSerialize(t, stack...))}
 }
 
 func (f frame) finish(b []byte) []byte {

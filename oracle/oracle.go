@@ -33,15 +33,17 @@ type Options struct {
 // Director has a table in force, connections, and a clock that begins at zero. It is a [lvs.Director], and safe for
 // concurrent use.
 type Director struct {
-	options  Options
-	updates  sync.Mutex // held during a whole Update
-	mu       sync.Mutex // guards what follows
-	now      time.Duration
-	timeouts lvs.Timeouts
-	services []*service // oldest first
-	servers  map[serverKey]*server
-	conns    map[flow]*conn
-	reasons  map[Reason]uint64
+	options   Options
+	updates   sync.Mutex // held during a whole Update
+	mu        sync.Mutex // guards what follows
+	now       time.Duration
+	timeouts  lvs.Timeouts
+	settings  lvs.Settings
+	services  []*service // oldest first
+	servers   map[serverKey]*server
+	conns     map[flow]*conn
+	templates []*template
+	reasons   map[Reason]uint64
 }
 
 var _ lvs.Director = (*Director)(nil)
@@ -52,10 +54,11 @@ func New(o Options) *Director {
 		o.Route = func(netip.Addr) (Hop, bool) { return Hop{}, false }
 	}
 	return &Director{
-		options: o,
-		servers: map[serverKey]*server{},
-		conns:   map[flow]*conn{},
-		reasons: map[Reason]uint64{},
+		options:  o,
+		settings: lvs.DefaultSettings,
+		servers:  map[serverKey]*server{},
+		conns:    map[flow]*conn{},
+		reasons:  map[Reason]uint64{},
 	}
 }
 
@@ -90,9 +93,12 @@ func (d *Director) Table() (*lvs.Table, error) {
 func (d *Director) Conns() iter.Seq2[lvs.Conn, error] {
 	return func(yield func(lvs.Conn, error) bool) {
 		d.mu.Lock()
-		all := make([]lvs.Conn, 0, len(d.conns))
+		all := make([]lvs.Conn, 0, len(d.conns)+len(d.templates))
 		for _, c := range d.conns {
 			all = append(all, c.report(d.now))
+		}
+		for _, t := range d.templates {
+			all = append(all, t.report(d.now))
 		}
 		d.mu.Unlock()
 		for _, c := range all {
@@ -112,6 +118,7 @@ func (d *Director) Advance(by time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.now += by
+	d.endTemplates()
 	for _, c := range slices.Collect(maps.Values(d.conns)) {
 		if c.expires <= d.now {
 			d.remove(c)

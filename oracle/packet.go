@@ -13,6 +13,7 @@ import (
 type Packet struct {
 	Interface int
 	Frame     []byte
+	Mark      uint32 // that the firewall has given it
 }
 
 const (

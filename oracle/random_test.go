@@ -5,6 +5,7 @@ package oracle
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -76,7 +77,12 @@ func drawEdit(t *rapid.T) func(*lvs.Table) error {
 	case 0:
 		return func(t *lvs.Table) error { return t.DeleteService(serviceID(p, s)) }
 	case 1, 2:
-		return addService(p, s, rapid.SampledFrom(lvs.Schedulers).Draw(t, "scheduler"))
+		c := lvs.ServiceConfig{Scheduler: rapid.SampledFrom(lvs.Schedulers).Draw(t, "scheduler"), Netmask: 0xffffffff}
+		if strings.HasPrefix(s, "[") {
+			c.Netmask = 64
+		}
+		c.Persistent = rapid.SampledFrom([]uint32{0, 0, 30, 300}).Draw(t, "persistent")
+		return func(t *lvs.Table) error { return t.AddService(serviceID(p, s), c) }
 	case 3, 4:
 		return deleteServer(p, s, r)
 	case 5, 6:
@@ -105,21 +111,28 @@ func balance(t *rapid.T, d *Director) {
 		svc  lvs.ServiceID
 		real lvs.ServerID
 	}
-	want := map[key]lvs.Load{}
+	want, lost := map[key]lvs.Load{}, map[netip.Addr]uint32{}
 	n := 0
 	for c := range d.Conns() {
 		n++
-		k := key{serviceID(c.Protocol, c.Virtual.String()), serverID(c.Server.String())}
-		load := want[k]
-		if c.State.Active(c.Protocol) {
-			load.Active++
-		} else {
-			load.Inactive++
-		}
-		want[k] = load
 		if c.Expires <= 0 {
 			t.Fatalf("past its time: %+v", c)
 		}
+		if c.Template && c.Virtual.Port() == lostPort { // it does not tell the port of its server
+			lost[c.Server.Addr()]++
+			continue
+		}
+		k := key{serviceID(c.Protocol, c.Virtual.String()), serverID(c.Server.String())}
+		load := want[k]
+		switch {
+		case c.Template:
+			load.Persistent++
+		case c.State.Active(c.Protocol):
+			load.Active++
+		default:
+			load.Inactive++
+		}
+		want[k] = load
 	}
 	if n > d.Size() {
 		t.Fatalf("%d connections in a table for %d", n, d.Size())
@@ -130,7 +143,11 @@ func balance(t *rapid.T, d *Director) {
 	}
 	for _, s := range table.Services() {
 		for _, r := range s.Servers {
-			if w := want[key{s.ServiceID, r.ServerID}]; r.Load != w {
+			w := want[key{s.ServiceID, r.ServerID}]
+			if more := r.Load.Persistent - w.Persistent; more <= lost[r.Addr] {
+				w.Persistent += more
+			}
+			if r.Load != w {
 				t.Fatalf("%v %v: load %+v, connections %+v", s.ServiceID, r.ServerID, r.Load, w)
 			}
 		}
@@ -150,7 +167,7 @@ func FuzzPacket(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d := mustDirector(t)
 		before := bytes.Clone(b)
-		r := d.Packet(Packet{1, b})
+		r := d.Packet(Packet{Interface: 1, Frame: b})
 		if !bytes.Equal(b, before) {
 			t.Error("the frame that came in was written to")
 		}

@@ -128,6 +128,7 @@ func (d *Director) commit(t *lvs.Table) error {
 		services = append(services, s)
 	}
 	d.services = services
+	d.endDeserted()
 	return nil
 }
 

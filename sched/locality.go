@@ -3,6 +3,7 @@
 package sched
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -15,7 +16,7 @@ import (
 const (
 	LocalityLimit    = 16 << 10        // addresses, above which those that are idle go early
 	LocalityIdle     = 6 * time.Minute // what idle means then
-	LocalityLifetime = 24 * time.Hour  // an address unused for so long is forgotten; a set unchanged for so long shrinks
+	LocalityLifetime = 24 * time.Hour  // unless a request says otherwise: an address unused for so long is forgotten; a set unchanged for so long shrinks
 )
 
 // locality keeps a destination address on the same server, or set of servers: lblc and lblcr.
@@ -40,15 +41,16 @@ func newLocality(replicate bool) *locality {
 func (*locality) Changed(_, _ []Server) {}
 
 func (l *locality) Pick(servers []Server, r Request) int {
-	l.sweep(r.Now)
+	lifetime := cmp.Or(r.Lifetime, LocalityLifetime)
+	l.sweep(r.Now, lifetime)
 	address := r.Virtual.Addr()
 	p := l.places[address]
-	if p != nil && r.Now >= p.used+l.life() {
+	if p != nil && r.Now >= p.used+l.life(lifetime) {
 		p = nil
 	}
 	if p != nil {
 		p.used = r.Now
-		i := l.known(servers, p, r.Now)
+		i := l.known(servers, p, r.Now, lifetime)
 		if i >= 0 && !crowded(servers, i) {
 			return i
 		}
@@ -72,7 +74,7 @@ func (l *locality) Pick(servers []Server, r Request) int {
 
 // known is the server for an address that has a place already, or -1 if none of its servers can take more. lblc stays
 // with its server even at the threshold.
-func (l *locality) known(servers []Server, p *place, now time.Duration) int {
+func (l *locality) known(servers []Server, p *place, now, lifetime time.Duration) int {
 	least, most := -1, -1
 	for _, id := range p.servers {
 		i := slices.IndexFunc(servers, func(s Server) bool { return s.ID == id })
@@ -86,7 +88,7 @@ func (l *locality) known(servers []Server, p *place, now time.Duration) int {
 			most = i
 		}
 	}
-	if len(p.servers) > 1 && now > p.modified+LocalityLifetime && most >= 0 {
+	if len(p.servers) > 1 && now > p.modified+lifetime && most >= 0 {
 		p.servers = slices.DeleteFunc(p.servers, func(id lvs.ServerID) bool { return id == servers[most].ID })
 		p.modified = now
 	}
@@ -101,19 +103,19 @@ func crowded(servers []Server, i int) bool {
 }
 
 // life is how long an address is remembered.
-func (l *locality) life() time.Duration {
+func (l *locality) life(lifetime time.Duration) time.Duration {
 	if len(l.places) > LocalityLimit {
-		return LocalityIdle
+		return min(lifetime, LocalityIdle)
 	}
-	return LocalityLifetime
+	return lifetime
 }
 
-func (l *locality) sweep(now time.Duration) {
+func (l *locality) sweep(now, lifetime time.Duration) {
 	if now < l.swept+time.Minute {
 		return
 	}
 	l.swept = now
-	life := l.life()
+	life := l.life(lifetime)
 	for a, p := range l.places {
 		if now >= p.used+life {
 			delete(l.places, a)

@@ -33,10 +33,11 @@ func (s *Server) overhead() int64 { return int64(s.Active)<<8 + int64(s.Inactive
 
 // Request is a new connection that needs a server.
 type Request struct {
-	Client  netip.AddrPort
-	Virtual netip.AddrPort // the destination of its first packet, which a service by mark does not name
-	Now     time.Duration  // the time, on any clock that does not go back
-	Random  func() uint32  // where chance comes from; nil is the runtime's source
+	Client   netip.AddrPort
+	Virtual  netip.AddrPort // the destination of its first packet, which a service by mark does not name
+	Now      time.Duration  // the time, on any clock that does not go back
+	Lifetime time.Duration  // how long lblc and lblcr remember; 0 is [LocalityLifetime], less is not at all
+	Random   func() uint32  // where chance comes from; nil is the runtime's source
 }
 
 // Scheduler picks servers for one service, one call at a time.

@@ -33,6 +33,13 @@ static __always_inline void template_assure(__u32 at)
 		__sync_fetch_and_or(&e->life, TEMPLATE_ASSURED);
 }
 
+/* Whether an entry is a template that the sweep finds over for the first time. It waits for the next round: connections that end
+ * at the same time are no reason for it to go on. */
+static __always_inline bool template_waits(struct conn *e)
+{
+	return READ_ONCE(e->kind) == CONN_TEMPLATE && !(__sync_fetch_and_or(&e->life, TEMPLATE_OVER) & TEMPLATE_OVER);
+}
+
 /* Whether a template whose time is over goes on, because it has connections. */
 static __always_inline bool template_goes_on(struct conn *e, __u32 segment, __u32 line, __u32 expires)
 {
@@ -44,7 +51,8 @@ static __always_inline bool template_goes_on(struct conn *e, __u32 segment, __u3
 		return true;
 #pragma clang loop unroll(disable)
 	for (int n = 0; n < 3; n++) {
-		__u32 next = (life & ((1 << LIFE_SECONDS_SHIFT) - 1)) | TEMPLATE_MORE << LIFE_SECONDS_SHIFT;
+		__u32 kept = life & ((1 << LIFE_SECONDS_SHIFT) - 1) & ~TEMPLATE_OVER;
+		__u32 next = kept | TEMPLATE_MORE << LIFE_SECONDS_SHIFT;
 		__u32 was = __sync_val_compare_and_swap(&e->life, life, next);
 		if (was == life)
 			break;

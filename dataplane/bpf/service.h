@@ -361,8 +361,13 @@ static __always_inline void decide_input(struct decision *d, struct flow *f, str
 	if (!s)
 		return;
 	struct conn *e = conn_find(s, &p->key, h.line);
-	if (e && (conn_expired(e, now()) || conn_replaced_by(e, f) ||
-		  (settings.expire_nodest_conn && conn_deserted(e, f)))) {
+	bool over = e && (conn_expired(e, now()) || conn_replaced_by(e, f));
+	if (e && !over && settings.expire_nodest_conn && conn_deserted(e, f)) {
+		if (f->early) /* the next one may be deserted as well, and is not to be made twice */
+			return;
+		over = true;
+	}
+	if (over) {
 		conn_retire(s, h.segment, line_of(s, e));
 		e = NULL;
 	}

@@ -46,7 +46,7 @@ static long sweep_line(__u32 n, struct slice *c)
 	struct conn_seen seen = { c->segment, i, READ_ONCE(e->own), READ_ONCE(e->expires), c->now };
 	if (seen.own & OWN_DEAD)
 		conn_release(s, g, i);
-	else if (seen.own & OWN_LIVE && (__s32)(c->now - seen.expires) >= 0 &&
+	else if (seen.own & OWN_LIVE && (__s32)(c->now - seen.expires) >= 0 && !template_waits(e) &&
 		 !template_goes_on(e, c->segment, i, seen.expires))
 		c->ended += conn_end(s, g, e, &seen);
 	return 0;

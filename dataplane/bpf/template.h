@@ -81,6 +81,8 @@ static __noinline int template_line(struct segment *s, struct guard *g, struct c
 		WRITE_ONCE(e->virtual_port, TEMPLATE_LOST_PORT);
 		return -1;
 	}
+	if (READ_ONCE(e->life) & TEMPLATE_OVER)
+		__sync_fetch_and_and(&e->life, ~TEMPLATE_OVER);
 	return seen.line;
 }
 

@@ -195,8 +195,9 @@ enum conn_life {
 	LIFE_SECONDS_SHIFT = 10, /* of a template */
 };
 
-/* The state of a template: whether a connection has come through. As in Go's lvs.TemplateAssured. */
-enum { TEMPLATE_ASSURED = 1 };
+/* The state of a template: whether a connection has come through, as in Go's lvs.TemplateAssured; and whether the sweep has found
+ * its time over. */
+enum { TEMPLATE_ASSURED = 1, TEMPLATE_OVER = 0x20 };
 
 /* States of a TCP connection, as in kernel IPVS and Go's lvs.State. */
 enum tcp_state {
