@@ -211,6 +211,9 @@ func (s *stage) mustSet(t rapid.TB) {
 	settings, err := s.in.settings()
 	mustDo(t, "settings", err)
 	settings.Now, settings.IcmpBurst, settings.IcmpEvery, settings.SweepEvery = s.now, 1<<30, 1, 100_000
+	if settings.Wraps = 0; s.now < s.began {
+		settings.Wraps = 1
+	}
 	mustDo(t, "settings", s.in.putSettings(settings))
 }
 

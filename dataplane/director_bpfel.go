@@ -316,6 +316,7 @@ type bpfSetting struct {
 	SweepEvery              uint32
 	SweepSlice              uint32
 	Now                     uint32
+	Wraps                   uint32
 	LoBefore                uint32
 	Random                  uint32
 	LblcExpiration          uint32

@@ -133,7 +133,7 @@ static __always_inline __u32 now(void)
 
 static __always_inline __u64 now64(void)
 {
-	return test_clock ? settings.now : bpf_jiffies64();
+	return test_clock ? (__u64)settings.wraps << 32 | settings.now : bpf_jiffies64();
 }
 
 /* A random number; in tests, where the clock is set by hand, one of a row that is always the same. */

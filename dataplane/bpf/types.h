@@ -276,6 +276,7 @@ struct setting {
 	__u32 sweep_every; /* nanoseconds between two slices of the sweep */
 	__u32 sweep_slice; /* segments a slice */
 	__u32 now; /* jiffies, in tests only */
+	__u32 wraps; /* how often these have overflowed */
 	__u32 lo_before; /* what was set for lo before us: four bits each, the value and one, or 0 if it was left as it was */
 	__u32 random; /* in tests only: the last number drawn */
 	__u32 lblc_expiration; /* seconds */
