@@ -49,6 +49,7 @@ type Conn struct {
 	Client   netip.AddrPort
 	Virtual  netip.AddrPort
 	Server   netip.AddrPort
+	Local    netip.AddrPort // what the server sees in the client's place, with FullNAT
 	Forward  Forward
 	Expires  time.Duration // until the entry goes, if no packet comes
 }

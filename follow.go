@@ -13,6 +13,7 @@ import (
 // zero in want stays as it is. It answers an error of the rules only if want breaks them.
 func (t *Table) Follow(want *Table, prune bool) error {
 	t.SetTimeouts(want.Timeouts)
+	followLocals(&t.Locals, want.Locals, prune)
 	for _, w := range want.services {
 		s := t.index[w.ServiceID]
 		var err error
@@ -24,6 +25,7 @@ func (t *Table) Follow(want *Table, prune bool) error {
 			err = t.EditService(w.ServiceID, w.ServiceConfig)
 		}
 		if err == nil {
+			followLocals(&s.Locals, w.Locals, prune)
 			err = t.followServers(s, w, prune)
 		}
 		if err != nil {

@@ -33,7 +33,8 @@ type Server struct {
 type Service struct {
 	ServiceID
 	ServiceConfig
-	Servers []*Server // newest first, as the kernel keeps and schedules them
+	Servers []*Server   // newest first, as the kernel keeps and schedules them
+	Locals  []LocalAddr // for FULLNAT; none: those that all share
 	Stats   Stats
 	Rates   Rates
 	Zeroed  bool // the counters are to start again when the table is committed
@@ -53,8 +54,9 @@ func (s *Service) Server(id ServerID) *Server {
 // value is the empty table. Changing a Table changes nothing else: a director reads its own, has it changed,
 // and commits the difference.
 type Table struct {
-	Timeouts Timeouts   // a zero means the default
-	services []*Service // oldest first
+	Timeouts Timeouts    // a zero means the default
+	Locals   []LocalAddr // for FULLNAT, what services share that have none of their own
+	services []*Service  // oldest first
 	index    map[ServiceID]*Service
 }
 
@@ -143,7 +145,7 @@ func (t *Table) SetTimeouts(to Timeouts) {
 	}
 }
 
-// Clear removes all services. Time-outs stay.
+// Clear removes all services. Time-outs and what services share stay.
 func (t *Table) Clear() { t.services, t.index = nil, nil }
 
 // AddServer puts a server at the head of its service's list. It answers [ErrNotDefined], [ErrServerExists],

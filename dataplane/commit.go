@@ -17,9 +17,11 @@ import (
 type record struct {
 	service bpfService  // Use is SLOT_REMOVED if the service is to go; First is 1 if its counters are to start again
 	servers []bpfServer // newest first; Next is 1 if the server was configured anew
+	locals  []bpfLocal  // the service's own; for a record without a service, those that all of its family share
 }
 
 func (r *record) gone() bool   { return r.service.Use == bpfSlotUseSLOT_REMOVED }
+func (r *record) shared() bool { return r.service.Key.Protocol == 0 && r.service.Key.Mark == 0 }
 func (r *record) zeroed() bool { return r.service.First != 0 }
 
 // commit makes the maps say what the table says. Only what differs is touched. Every change is written down first, so
@@ -108,7 +110,7 @@ type applying struct {
 	slots                   map[bpfServiceKey]uint32 // of services, removed ones too
 	added                   uint64
 	nextService, nextServer uint32 // where the search for a free slot goes on
-	keys, lists             *ebpf.Map
+	keys, lists, pools      *ebpf.Map
 	ours                    []bpfAddressBits
 }
 
@@ -119,11 +121,17 @@ func (a *applying) openMaps() (err error) {
 	if a.lists, err = a.m(bpfMapLists); err != nil {
 		return err
 	}
+	if a.pools, err = a.m(bpfMapPools); err != nil {
+		return err
+	}
 	a.ours, err = mapped[bpfAddressBits](a.instance, bpfMapOurs)
 	return err
 }
 
 func (a *applying) one(r *record) error {
+	if r.shared() {
+		return a.swapLocals(poolOf(r.service.Key.Family, 0, false), r.locals)
+	}
 	slot := a.slots[r.service.Key]
 	if r.gone() {
 		return a.removeService(slot)
@@ -142,13 +150,18 @@ func (a *applying) one(r *record) error {
 			return err
 		}
 	}
+	if len(r.locals) > 0 {
+		if err := a.swapLocals(poolOf(0, slot, true), r.locals); err != nil {
+			return err
+		}
+	}
 	a.writeService(slot, r, members, fresh)
 	cut()
 	order, err := a.writeServers(slot, r.servers, members)
 	if err != nil {
 		return err
 	}
-	markOurs(a.ours, s.Key.Addr, false)
+	markOurs(&a.ours[0].Virtual, s.Key.Addr)
 	if err := a.seat(slot, before, order, r.servers, fresh, oldScheduler != s.Scheduler); err != nil {
 		return err
 	}
@@ -220,7 +233,7 @@ func (a *applying) writeService(slot uint32, r *record, members []uint32, fresh 
 		s.Carried = toCounts(none)
 	}
 	s.SchedulerFlags, s.Persistent, s.Netmask = c.SchedulerFlags, c.Persistent, c.Netmask
-	s.Engine, s.OnePacket, s.Scheduler = c.Engine, c.OnePacket, c.Scheduler
+	s.Engine, s.OnePacket, s.Scheduler, s.Locals = c.Engine, c.OnePacket, c.Scheduler, uint32(len(r.locals))
 }
 
 // writeServers writes the servers that are wanted into their slots, and gives the slots in order. A server that was
@@ -266,8 +279,8 @@ func (a *applying) writeServer(at uint32, w *bpfServer) {
 	}
 	d.Upper, d.Lower, d.Weight, d.Forward = w.Upper, w.Lower, w.Weight, w.Forward
 	d.TunnelType, d.TunnelChecksum, d.TunnelPort = w.TunnelType, w.TunnelChecksum, w.TunnelPort
-	if forward := lvs.Forward(w.Forward); forward == lvs.Masq || forward == lvs.FullNAT {
-		markOurs(a.ours, d.Addr, true)
+	if lvs.Forward(w.Forward) == lvs.Masq {
+		markOurs(&a.ours[0].Server, d.Addr)
 	}
 	d.TunnelSource = [2]uint64{}
 	if lvs.Forward(w.Forward) == lvs.Tunnel {
@@ -311,6 +324,7 @@ func (a *applying) removeService(slot uint32) error {
 	s := &a.services[slot]
 	for _, remove := range []func() error{
 		func() error { return a.keys.Delete(s.Key) }, func() error { return a.lists.Delete(slot) },
+		func() error { return a.pools.Delete(poolOf(0, slot, true)) },
 	} {
 		if err := remove(); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return err

@@ -18,7 +18,9 @@ const (
 	lifeState    = 0x1f
 	lifeSamePort = 0x800
 	lifeForward  = 16
+	kindPlain    = 0
 	kindTemplate = 1
+	kindReturn   = 2
 	templateMore = 60 // seconds that a template with connections goes on
 )
 
@@ -80,7 +82,7 @@ func (in *instance) conns(now uint32, yield func(lvs.Conn, error) bool) {
 	}
 	var e bpfConn
 	for i := range lines {
-		if !snapshot(&lines[i], &e) || int(e.Server) >= len(in.servers) {
+		if !snapshot(&lines[i], &e) || e.Kind == kindReturn || int(e.Server) >= len(in.servers) {
 			continue
 		}
 		if past := int32(e.Expires-now) <= 0; past && e.Kind == kindTemplate && counts[i] != 0 {
@@ -88,7 +90,14 @@ func (in *instance) conns(now uint32, yield func(lvs.Conn, error) bool) {
 		} else if past {
 			continue
 		}
-		if !yield(in.conn(&e, now), nil) {
+		c := in.conn(&e, now)
+		if back := counts[i]; c.Forward == lvs.FullNAT && !c.Template && int(back) < len(lines) {
+			var r bpfConn
+			if snapshot(&lines[back], &r) && r.Kind == kindReturn {
+				c.Local = netip.AddrPortFrom(fromAddr(r.Client), fromPort(r.ClientPort))
+			}
+		}
+		if !yield(c, nil) {
 			return
 		}
 	}

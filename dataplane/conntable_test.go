@@ -112,6 +112,9 @@ func (c connTable) used() (n int) {
 func (c connTable) overstated(loads []bpfLoad) (all []string) {
 	there := make([]bpfLoad, len(loads))
 	for _, e := range c.live() {
+		if e.Kind != kindPlain {
+			continue
+		}
 		if e.Life&lifeActive != 0 {
 			there[e.Server].Active++
 		} else {

@@ -116,7 +116,7 @@ func (c *consistency) chain(slot uint32, s *bpfService, listed []bpfSeat) {
 		if d.Service != slot {
 			c.say("server slot %d says that it is of service slot %d, and is in the chain of %d", i, d.Service, slot)
 		}
-		if word, bit := ourBit(d.Addr); c.ours[0].Server[word]&bit == 0 {
+		if word, bit := ourBit(d.Addr); lvs.Forward(d.Forward) == lvs.Masq && c.ours[0].Server[word]&bit == 0 {
 			c.say("server slot %d: its address is not among ours", i)
 		}
 		switch bpfSlotUse(d.Use) {

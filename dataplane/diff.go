@@ -10,19 +10,26 @@ import (
 
 // diff gives the records of the services that differ from the maps.
 func (in *instance) diff(t *lvs.Table) ([]*record, error) {
-	slots := map[bpfServiceKey]*bpfService{}
-	for _, s := range in.live() {
-		slots[s.Key] = s
+	slots := map[bpfServiceKey]uint32{}
+	for slot, s := range in.live() {
+		slots[s.Key] = slot
 	}
-	var records []*record
+	records, err := in.diffShared(t)
+	if err != nil {
+		return nil, err
+	}
 	for _, v := range t.Services() {
 		r, err := newRecord(v)
 		if err != nil {
 			return nil, err
 		}
-		s := slots[r.service.Key]
+		slot := slots[r.service.Key]
 		delete(slots, r.service.Key)
-		if s == nil || r.zeroed() || configOf(s) != configOf(&r.service) || in.serversDiffer(s, r.servers) {
+		differs, err := in.differs(slot, r)
+		if err != nil {
+			return nil, err
+		}
+		if differs {
 			records = append(records, r)
 		}
 	}
@@ -34,6 +41,16 @@ func (in *instance) diff(t *lvs.Table) ([]*record, error) {
 	return records, nil
 }
 
+// differs says whether a record would change the service in a slot; there is none in slot 0.
+func (in *instance) differs(slot uint32, r *record) (bool, error) {
+	s := &in.services[slot]
+	if slot == 0 || r.zeroed() || configOf(s) != configOf(&r.service) || in.serversDiffer(s, r.servers) {
+		return true, nil
+	}
+	own, err := in.ownLocals(slot, s)
+	return !slices.Equal(own, r.locals), err
+}
+
 func newRecord(v *lvs.Service) (*record, error) {
 	s, err := toService(v.ServiceID, v.ServiceConfig)
 	if err != nil {
@@ -42,7 +59,8 @@ func newRecord(v *lvs.Service) (*record, error) {
 	if v.Zeroed {
 		s.First = 1
 	}
-	r := &record{s, make([]bpfServer, len(v.Servers))}
+	r := &record{service: s, servers: make([]bpfServer, len(v.Servers)), locals: toLocals(v.Locals)}
+	r.service.Locals = uint32(len(r.locals))
 	for i, d := range v.Servers {
 		r.servers[i] = toServer(d.ServerID, d.ServerConfig)
 		if d.Edited {

@@ -17,6 +17,7 @@ type bpfAddressBits struct {
 	_       structs.HostLayout
 	Virtual [512]uint64
 	Server  [512]uint64
+	Local   [512]uint64
 }
 
 type bpfAttachment uint32
@@ -123,6 +124,14 @@ type bpfLoad struct {
 	Overloaded uint32
 }
 
+type bpfLocal struct {
+	_     structs.HostLayout
+	Addr  [2]uint64
+	First uint16
+	Last  uint16
+	Count uint32
+}
+
 type bpfMac struct {
 	_     structs.HostLayout
 	Word  [3]uint16
@@ -151,7 +160,43 @@ type bpfPlaceKey struct {
 }
 
 type bpfPlan struct {
-	_   structs.HostLayout
+	_    structs.HostLayout
+	Flow struct {
+		_           structs.HostLayout
+		Src         [2]uint64
+		Dst         [2]uint64
+		SrcPort     uint16
+		DstPort     uint16
+		Protocol    uint8
+		Family      uint8
+		TcpFlags    uint8
+		Ttl         uint8
+		Network     uint16
+		Transport   uint16
+		Length      uint32
+		MayFragment bool
+		Summed      bool
+		Tos         uint8
+		Early       bool
+		Routed      bool
+		_           [3]byte
+		Mark        uint32
+		_           [4]byte
+	}
+	Decision struct {
+		_         structs.HostLayout
+		Src       [2]uint64
+		Dst       [2]uint64
+		Outcome   uint32
+		Reason    uint32
+		Server    uint32
+		Direction uint32
+		SrcPort   uint16
+		DstPort   uint16
+		Forward   uint32
+		At        uint32
+		Tell      uint32
+	}
 	Key struct {
 		_       structs.HostLayout
 		Word    uint64
@@ -181,7 +226,9 @@ type bpfPlan struct {
 	Service  uint32
 	Server   uint32
 	Template uint32
-	_        [4]byte
+	Forward  uint32
+	Back     uint32
+	Turn     uint32
 }
 
 type bpfQuote struct {
@@ -204,8 +251,10 @@ const (
 	bpfReasonREASON_NO_CONN         bpfReason = 9
 	bpfReasonREASON_FRAGMENT        bpfReason = 10
 	bpfReasonREASON_MALFORMED       bpfReason = 11
-	bpfReasonREASON_UNSUPPORTED     bpfReason = 12
-	bpfReasonREASONS                bpfReason = 13
+	bpfReasonREASON_NO_LOCAL_PORT   bpfReason = 12
+	bpfReasonREASON_TOA_NO_ROOM     bpfReason = 13
+	bpfReasonREASON_UNSUPPORTED     bpfReason = 14
+	bpfReasonREASONS                bpfReason = 15
 )
 
 type bpfRoute struct {
@@ -295,7 +344,7 @@ type bpfService struct {
 	Added          uint64
 	Carried        bpfCounts
 	Places         uint32
-	Spare          uint32
+	Locals         uint32
 }
 
 type bpfServiceKey struct {
@@ -374,6 +423,7 @@ const (
 	bpfMapPieces           = "pieces"
 	bpfMapPlaces           = "places"
 	bpfMapPlans            = "plans"
+	bpfMapPools            = "pools"
 	bpfMapQuotes           = "quotes"
 	bpfMapReasons          = "reasons"
 	bpfMapRoutes           = "routes"
@@ -469,6 +519,7 @@ type bpfMapSpecs struct {
 	Pieces           *ebpf.MapSpec `ebpf:"pieces"`
 	Places           *ebpf.MapSpec `ebpf:"places"`
 	Plans            *ebpf.MapSpec `ebpf:"plans"`
+	Pools            *ebpf.MapSpec `ebpf:"pools"`
 	Quotes           *ebpf.MapSpec `ebpf:"quotes"`
 	Reasons          *ebpf.MapSpec `ebpf:"reasons"`
 	Routes           *ebpf.MapSpec `ebpf:"routes"`
@@ -532,6 +583,7 @@ type bpfMaps struct {
 	Pieces           *ebpf.Map `ebpf:"pieces"`
 	Places           *ebpf.Map `ebpf:"places"`
 	Plans            *ebpf.Map `ebpf:"plans"`
+	Pools            *ebpf.Map `ebpf:"pools"`
 	Quotes           *ebpf.Map `ebpf:"quotes"`
 	Reasons          *ebpf.Map `ebpf:"reasons"`
 	Routes           *ebpf.Map `ebpf:"routes"`
@@ -560,6 +612,7 @@ func (m *bpfMaps) Close() error {
 		m.Pieces,
 		m.Places,
 		m.Plans,
+		m.Pools,
 		m.Quotes,
 		m.Reasons,
 		m.Routes,

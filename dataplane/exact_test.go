@@ -119,6 +119,9 @@ func (w *world) checkLoads() {
 		w.t.Error(wrong)
 	}
 	for _, e := range table.live() {
+		if e.Kind != kindPlain {
+			continue
+		}
 		if active := lvs.State(e.Life & lifeState).Active(lvs.Protocol(e.Protocol)); active != (e.Life&lifeActive != 0) {
 			w.t.Errorf("an entry's flags say active %v, its state says %v: %+v", !active, active, e)
 		}

@@ -45,6 +45,11 @@ func encodeRecords(records []*record, t lvs.Timeouts) []byte {
 		for i := range r.servers {
 			body = append(body, bytesOf(&r.servers[i])...)
 		}
+		n = uint64(len(r.locals))
+		body = append(body, bytesOf(&n)...)
+		for i := range r.locals {
+			body = append(body, bytesOf(&r.locals[i])...)
+		}
 	}
 	head := journalHead{Size: uint64(len(body)), Services: uint64(len(records)), Timeouts: t}
 	return append(bytesOf(&head)[:unsafe.Sizeof(head):unsafe.Sizeof(head)], body...)
@@ -74,6 +79,15 @@ func decodeRecords(b []byte) ([]*record, lvs.Timeouts, error) {
 		r.servers = make([]bpfServer, n)
 		for i := range r.servers {
 			if !take(bytesOf(&r.servers[i])) {
+				return nil, head.Timeouts, errJournal
+			}
+		}
+		if !take(bytesOf(&n)) || n > lvs.LocalsPerPool {
+			return nil, head.Timeouts, errJournal
+		}
+		r.locals = make([]bpfLocal, n)
+		for i := range r.locals {
+			if !take(bytesOf(&r.locals[i])) {
 				return nil, head.Timeouts, errJournal
 			}
 		}

@@ -31,7 +31,7 @@ func (in *instance) room(t *lvs.Table, records []*record) error {
 		}
 	}
 	for _, r := range records {
-		if r.gone() {
+		if r.gone() || r.shared() {
 			continue
 		}
 		s := kept[r.service.Key]

@@ -143,9 +143,10 @@ func (a *applying) swap(slot uint32, head bpfSeat, order []uint32, table []uint1
 }
 
 const (
-	seatSize = 24
-	tableRow = 8       // C's TABLE_ROW
-	innerMap = 1 << 12 // BPF_F_INNER_MAP: lists of any length fit into the map of lists
+	seatSize  = 24
+	tableRow  = 8            // C's TABLE_ROW
+	oursWords = 1 << 15 / 64 // C's OURS_WORDS
+	innerMap  = 1 << 12      // BPF_F_INNER_MAP: lists of any length fit into the map of lists
 )
 
 // The bits of addresses that may be ours (C's struct address_bits).
@@ -155,16 +156,13 @@ func ourBit(addr [2]uint64) (word int, bit uint64) {
 	return int(n / 64), 1 << (n % 64)
 }
 
-func markOurs(ours []bpfAddressBits, addr [2]uint64, server bool) {
+func markOurs(words *[oursWords]uint64, addr [2]uint64) {
 	word, bit := ourBit(addr)
-	if server {
-		atomic.OrUint64(&ours[0].Server[word], bit)
-	} else {
-		atomic.OrUint64(&ours[0].Virtual[word], bit) // as packets with marks do it, at any time
-	}
+	atomic.OrUint64(&words[word], bit) // as packets with marks do it, at any time
 }
 
-// unmarkOurs clears the bits that no service or server has any more.
+// unmarkOurs clears the bits that no service or server has any more. Those of local addresses stay: connections that use one
+// outlive its removal.
 func (in *instance) unmarkOurs() error {
 	ours, err := mapped[bpfAddressBits](in, bpfMapOurs)
 	if err != nil {
@@ -177,9 +175,9 @@ func (in *instance) unmarkOurs() error {
 			continue
 		}
 		marks = marks || s.Key.Mark != 0
-		markOurs(fresh, s.Key.Addr, false)
+		markOurs(&fresh[0].Virtual, s.Key.Addr)
 		for _, d := range in.members(s) {
-			markOurs(fresh, d.Addr, true)
+			markOurs(&fresh[0].Server, d.Addr)
 		}
 	}
 	for i := range fresh[0].Virtual {

@@ -71,7 +71,7 @@ func (in *instance) expireDeserted() error {
 	now := jiffies(in.hz)
 	for i := range lines {
 		e := &lines[i]
-		if atomic.LoadUint32(&e.Own)&ownLive == 0 || e.Kind == kindTemplate || int(e.Server) >= len(in.servers) {
+		if atomic.LoadUint32(&e.Own)&ownLive == 0 || e.Kind != kindPlain || int(e.Server) >= len(in.servers) {
 			continue
 		}
 		if bpfSlotUse(in.servers[e.Server].Use) == bpfSlotUseSLOT_REMOVED {

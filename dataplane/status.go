@@ -75,6 +75,8 @@ var meanings = map[bpfReason]string{
 	bpfReasonREASON_NO_CONN:         "for a service, but no connection and no SYN: left to the kernel",
 	bpfReasonREASON_FRAGMENT:        "fragment for an address of ours: left to the kernel",
 	bpfReasonREASON_MALFORMED:       "impossible lengths, for an address of ours: left to the kernel",
+	bpfReasonREASON_NO_LOCAL_PORT:   "no local address and port free for FULLNAT (director laddr): answered with ICMP port unreachable",
+	bpfReasonREASON_TOA_NO_ROOM:     "no room for the client's address (TOA), which the server has not heard yet: forwarded without it",
 	bpfReasonREASON_UNSUPPORTED:     "the service or server asks for what is not built yet: left to the kernel",
 }
 

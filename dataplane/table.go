@@ -51,13 +51,22 @@ func (in *instance) table() (*lvs.Table, error) {
 		return nil, err
 	}
 	t := &lvs.Table{Timeouts: settings.timeouts(in.hz)}
+	if t.Locals, err = in.sharedLocals(); err != nil {
+		return nil, err
+	}
 	type numbered struct {
 		added   uint64
 		service *lvs.Service
 	}
 	var all []numbered
 	for slot, s := range in.live() {
-		all = append(all, numbered{s.Added, in.service(slot, s)})
+		v := in.service(slot, s)
+		own, err := in.ownLocals(slot, s)
+		if err != nil {
+			return nil, err
+		}
+		v.Locals = fromLocals(own)
+		all = append(all, numbered{s.Added, v})
 	}
 	slices.SortFunc(all, func(a, b numbered) int { return cmp.Compare(a.added, b.added) })
 	for _, n := range all {

@@ -40,6 +40,8 @@ struct conn_key {
 	__u64 virtual[2];
 };
 
+#define NO_LINE 0xffffffffU /* of the whole table */
+
 #define KEY_WORD 0xffffffffffffULL /* without overflow and spare */
 #define KEY_CLIENT_WORD 0xffff0000ffffULL /* client port, protocol, kind */
 

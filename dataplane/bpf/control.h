@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* control.h - what connections do to their template: they are counted by it, assure it, and keep it alive. */
+/* control.h - what connections do to their template: they are counted by it, assure it, and keep it alive. And what lies beside
+ * the line of a connection: its template, or its return entry. */
 #pragma once
 #include "stats.h"
 
@@ -23,11 +24,27 @@ static __always_inline void template_count(__u32 at, __s32 more)
 		__sync_fetch_and_add(count, more);
 }
 
-/* Traffic has gone both ways. */
-static __always_inline void template_assure(__u32 at)
+/* What the word beside a line of the whole table says. */
+static __always_inline __u32 link_at(__u32 at)
 {
-	__u32 *template = link_of(at / SEGMENT_LINES, at);
-	struct conn *e = template ? conn_at(*template) : NULL;
+	__u32 *link = link_of(at / SEGMENT_LINES, at);
+
+	return link ? READ_ONCE(*link) : NO_LINE;
+}
+
+/* The template of a controlled connection. One of FULLNAT has the return entry beside it, which knows the template. */
+static __always_inline __u32 template_of(struct conn *e, __u32 link)
+{
+	if (READ_ONCE(e->life) >> LIFE_FORWARD_SHIFT != FORWARD_FULLNAT)
+		return link;
+	struct conn *r = conn_at(link);
+	return r ? READ_ONCE(r->server) : NO_LINE;
+}
+
+/* Traffic has gone both ways. */
+static __always_inline void template_assure(struct conn *c, __u32 at)
+{
+	struct conn *e = conn_at(template_of(c, link_at(at)));
 
 	if (e)
 		__sync_fetch_and_or(&e->life, TEMPLATE_ASSURED);

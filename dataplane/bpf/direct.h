@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* direct.h - direct routing: the packet goes to the server's MAC address as it is, save for its TTL. */
 #pragma once
-#include "service.h"
+#include "decide.h"
 
 /* One hop less, which ends a packet that goes round in circles. */
 static __always_inline int ttl_down(struct packet *p, struct flow *f)

@@ -2,11 +2,11 @@
 /* director.bpf.c - the entry points, and the way of a packet: parse -> decide -> route -> rewrite -> count -> send. */
 #include <linux/bpf.h>
 #include "icmp.h"
-#include "nat.h"
 #include "rates.h"
 #include "route.h"
 #include "split.h"
 #include "sweep.h"
+#include "toa.h"
 #include "tunnel.h"
 
 static const struct icmp_error port_unreachable = { 3, 3, 1, 4, 0 };
@@ -51,7 +51,7 @@ static __always_inline int leave_unparsed(struct packet *p, struct flow *f, enum
 /* Rewrites the packet for the way that it is to go. */
 static __always_inline int rewrite(struct packet *p, struct flow *f, struct decision *d)
 {
-	if (d->forward == FORWARD_MASQ)
+	if (d->forward == FORWARD_MASQ || d->forward == FORWARD_FULLNAT)
 		return nat_rewrite(p, f, d);
 	if (d->forward == FORWARD_ROUTE)
 		return ttl_down(p, f);
@@ -101,15 +101,24 @@ static __always_inline int too_big(struct packet *p, struct flow *f, struct deci
 {
 	struct icmp_error e = { 3, 4, 2, 0, mtu - overhead_of(d) };
 
-	/* the kernel tells a server, which knows the packet as it is */
-	return d->direction == DIRECTION_OUTPUT ? leave(p, REASON_TOO_BIG) : refuse(p, f, &e, REASON_TOO_BIG);
+	/* the kernel tells a server, which knows the packet as it is; but not one that knows only us */
+	if (d->direction == DIRECTION_OUTPUT && d->forward != FORWARD_FULLNAT)
+		return leave(p, REASON_TOO_BIG);
+	return refuse(p, f, &e, REASON_TOO_BIG);
+}
+
+static __always_inline void touch(struct flow *f, struct decision *d)
+{
+	struct conn *e = d->at == NO_LINE ? NULL : conn_at(d->at);
+
+	if (e)
+		conn_touch(e, d->at, f, d->direction);
 }
 
 /* The answer of a server that is the director itself: it is on its way. */
 static __always_inline int answer_here(struct packet *p, struct flow *f, struct decision *d)
 {
-	if (d->conn)
-		conn_touch(d->conn, d->at, f, d->direction);
+	touch(f, d);
 	if (nat_rewrite(p, f, d))
 		return drop(p, REASON_MALFORMED);
 	if (d->server)
@@ -130,8 +139,8 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 	bool last = f->ttl <= 1 && !f->routed;
 	/* whatever needs more than a rewrite is tc's to do */
 	bool fits = !r->mtu || f->length + overhead_of(d) <= r->mtu || packet_is_gso(p);
-	if (p->hook == HOOK_XDP &&
-	    (routed != ROUTED || r->xdp == ROUTE_XDP_NONE || (last && !output) || !fits || sums_bytes(f, d))) {
+	if (p->hook == HOOK_XDP && (routed != ROUTED || r->xdp == ROUTE_XDP_NONE || (last && !output) || !fits ||
+				    d->tell || sums_bytes(f, d))) {
 		if (routed == ROUTED_BY_KERNEL)
 			r->probe = 1;
 		return packet_pass(p);
@@ -140,8 +149,7 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 		int verdict = split(SKB(p), f);
 		return verdict == TC_ACT_REDIRECT ? verdict : drop(p, REASON_TOO_BIG);
 	}
-	if (d->conn)
-		conn_touch(d->conn, d->at, f, d->direction);
+	touch(f, d);
 	if (last)
 		return output ? drop(p, REASON_TTL) : refuse(p, f, &time_exceeded, REASON_TTL);
 	if (routed == ROUTED_NOWHERE)
@@ -149,7 +157,9 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 	bool big = routed != ROUTED_LOCALLY && !fits;
 	if (big && !fragments(f, d))
 		return too_big(p, f, d, r->mtu);
-	if (routed == ROUTED_LOCALLY && d->forward != FORWARD_MASQ) {
+	if (routed == ROUTED_LOCALLY && !output && d->forward == FORWARD_FULLNAT)
+		return drop(p, REASON_UNSUPPORTED); /* the kernel takes no packets from itself */
+	if (routed == ROUTED_LOCALLY && !output && d->forward != FORWARD_MASQ) {
 		/* the server is the director itself, which has the service's address */
 		count_packet(d->server, d->direction, f->length);
 		return packet_pass(p);
@@ -158,6 +168,8 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 		return drop(p, REASON_MALFORMED);
 	if (big)
 		return leave(p, REASON_TOO_BIG); /* for the kernel to fragment it */
+	if (d->tell && toa_add(p, f, d, r->mtu))
+		return drop(p, REASON_MALFORMED);
 	if (d->server)
 		count_packet(d->server, d->direction, f->length);
 	if (routed == ROUTED_LOCALLY)
@@ -174,24 +186,31 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 
 static __always_inline int direct(struct packet *p)
 {
-	struct flow f;
-	struct decision d;
-	enum parsed parsed = parse(p, &f);
+	__u32 zero = 0;
+	struct plan *plan = bpf_map_lookup_elem(&plans, &zero);
 
+	if (!plan)
+		return packet_pass(p);
+	struct flow *f = &plan->flow;
+	enum parsed parsed = parse(p, f);
 	if (parsed != PARSED_FLOW)
-		return leave_unparsed(p, &f, parsed);
-	decide(&d, &f);
-	switch (d.outcome) {
+		return leave_unparsed(p, f, parsed);
+	__u32 of_ours = ours_of(f);
+	if (!of_ours)
+		return packet_pass(p);
+	decide(f, plan, of_ours);
+	struct decision *d = &plan->decision;
+	switch (d->outcome) {
 	case OUTCOME_PASS:
-		return leave(p, d.reason);
+		return leave(p, d->reason);
 	case OUTCOME_DROP:
-		return drop(p, d.reason);
+		return drop(p, d->reason);
 	case OUTCOME_REFUSE:
-		return refuse(p, &f, &port_unreachable, d.reason);
+		return refuse(p, f, &port_unreachable, d->reason);
 	case OUTCOME_ASK:
 		return packet_ask(p);
 	}
-	return forward(p, &f, &d);
+	return forward(p, f, d);
 }
 
 SEC("xdp")

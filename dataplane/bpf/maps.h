@@ -39,16 +39,34 @@ struct {
 	__array(values, struct seats);
 } lists SEC(".maps");
 
+struct locals {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_INNER_MAP);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(struct local));
+};
+/* The local addresses of FULLNAT: those that all services share, of IPv4 and of IPv6, then those of each service's own;
+ * swapped whole as well. */
+enum { POOL_SHARED4, POOL_SHARED6, POOL_OF_SERVICE };
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct locals);
+} pools SEC(".maps");
+
 /* What lblc and lblcr remember: beyond so many places of a service those that are idle for so many seconds go. */
 enum { PLACES = 1 << 16, PLACES_A_SERVICE = 16 << 10, PLACE_IDLE = 360 };
 MAP(places, HASH, PLACES, BPF_F_NO_PREALLOC, struct place_key, struct place);
 
-/* A bit for every address that may be one of ours: VIPs in the first half, servers whose answers are rewritten in
- * the second. Lets packets for nothing of ours pass before the connection table is asked. */
+/* A bit for every address that may be one of ours: VIPs, servers whose answers are rewritten, local addresses of FULLNAT.
+ * Lets packets for nothing of ours pass before the connection table is asked. */
 enum { OURS_BITS = 1 << 15, OURS_WORDS = OURS_BITS / 64 };
 struct address_bits {
 	__u64 virtual[OURS_WORDS];
 	__u64 server[OURS_WORDS];
+	__u64 local[OURS_WORDS];
 };
 MAP(ours, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct address_bits);
 

@@ -2,7 +2,7 @@
 /* sweep.h - takes out entries whose time is over, a slice of the table at each tick of a timer. No process is needed. */
 #pragma once
 #include "places.h"
-#include "tcp.h"
+#include "pool.h"
 
 struct slice {
 	__u32 from, count;
@@ -47,7 +47,8 @@ static long sweep_line(__u32 n, struct slice *c)
 	if (seen.own & OWN_DEAD)
 		conn_release(s, g, i);
 	else if (seen.own & OWN_LIVE && (__s32)(c->now - seen.expires) >= 0 && !template_waits(e) &&
-		 !template_goes_on(e, c->segment, i, seen.expires))
+		 !template_goes_on(e, c->segment, i, seen.expires) &&
+		 !return_goes_on(e, c->segment * SEGMENT_LINES + i))
 		c->ended += conn_end(s, g, e, &seen);
 	return 0;
 }

@@ -51,6 +51,8 @@ static __always_inline __u32 life_next(__u32 life, struct flow *f, enum directio
 		life &= ~LIFE_NO_OUTPUT;
 	else if (life & LIFE_NO_OUTPUT)
 		dir = DIRECTION_INPUT_ONLY;
+	if (dir == DIRECTION_OUTPUT && life >> LIFE_FORWARD_SHIFT == FORWARD_FULLNAT && !(f->tcp_flags & TCP_SYN))
+		life |= LIFE_ANSWERED;
 	/* LIFE_ASSURED is the next bit after LIFE_CONTROLLED */
 	if (f->protocol != IPPROTO_TCP)
 		return dir == DIRECTION_OUTPUT ? life | (life & LIFE_CONTROLLED) << 1 : life;
@@ -78,7 +80,7 @@ static __always_inline void conn_touch(struct conn *e, __u32 at, struct flow *f,
 			if ((life ^ next) & LIFE_ACTIVE)
 				load_move(e->server, next & LIFE_ACTIVE);
 			if ((life ^ next) & LIFE_ASSURED)
-				template_assure(at);
+				template_assure(e, at);
 			break;
 		}
 		next = life = was;
@@ -86,18 +88,36 @@ static __always_inline void conn_touch(struct conn *e, __u32 at, struct flow *f,
 	conn_renew(e, seen, now() + timeout_of(f->protocol, next & LIFE_STATE));
 }
 
+/* Takes the return entry of a FULLNAT connection out of a line of the whole table, which frees its local port. */
+__noinline int return_end(__u32 at)
+{
+	__u32 segment = at / SEGMENT_LINES;
+	struct segment *s = bpf_map_lookup_elem(&conns, &segment);
+	struct guard *g = bpf_map_lookup_elem(&guards, &segment);
+	if (!s || !g)
+		return 0;
+	struct conn *e = line_at(s, at);
+	struct conn_seen seen = { segment, at & (SEGMENT_LINES - 1), READ_ONCE(e->own), READ_ONCE(e->expires), now() };
+	return READ_ONCE(e->kind) == CONN_RETURN && conn_unlink(s, g, &seen);
+}
+
 /* Ends an entry as it was seen: it is no longer found, and no longer its server's load. */
 static __always_inline bool conn_end(struct segment *s, struct guard *g, struct conn *e, struct conn_seen *seen)
 {
-	__u32 server = READ_ONCE(e->server), *link = link_of(seen->segment, seen->line);
-	__u32 template = link ? READ_ONCE(*link) : 0;
+	__u32 server = READ_ONCE(e->server), link = link_at(seen->segment * SEGMENT_LINES + seen->line);
 	__u8 kind = READ_ONCE(e->kind);
 
 	__u32 life = conn_unlink(s, g, seen);
 	if (!life)
 		return false;
+	if (kind == CONN_RETURN)
+		return true;
 	load_end(server, kind == CONN_TEMPLATE ? LOAD_PERSISTENT : life & LIFE_ACTIVE ? LOAD_ACTIVE : LOAD_INACTIVE);
-	if (kind == CONN_PLAIN && life & LIFE_CONTROLLED)
-		template_count(template, -1);
+	if (kind == CONN_TEMPLATE)
+		return true;
+	if (life & LIFE_CONTROLLED)
+		template_count(template_of(e, link), -1);
+	if (life >> LIFE_FORWARD_SHIFT == FORWARD_FULLNAT)
+		return_end(link);
 	return true;
 }

@@ -6,20 +6,8 @@
  * 65535, under which nobody finds it, and stays until its connections are over.
  */
 #pragma once
+#include "plan.h"
 #include "tcp.h"
-
-/* What the making of a connection works on, which the stack has no room for. One for each CPU: nothing that decides about a packet
- * is interrupted by what decides about another. */
-struct plan {
-	struct conn_key key; /* the packet's */
-	struct conn_key other; /* a template's, or an answer's */
-	struct home home; /* of the packet's key */
-	struct conn_data data;
-	__u32 service, server; /* slots */
-	__u32 template; /* line of the whole table, or NO_TEMPLATE */
-};
-#define NO_TEMPLATE 0xffffffffU
-MAP(plans, PERCPU_ARRAY, 1, 0, __u32, struct plan);
 
 enum { FTP_PORT = 21, FTP_DATA_PORT = 20, UNPRIVILEGED_PORT = 1024, TEMPLATE_LOST_PORT = 0xffff };
 

@@ -31,7 +31,7 @@ enum scheduler {
 	SCHEDULER_NONE, /* refuses every connection */
 };
 
-/* Why a packet that belongs to a service or to a connection of ours was not forwarded. */
+/* Why a packet that belongs to a service or to a connection of ours was not forwarded, or not as it should have been. */
 enum reason {
 	REASON_NONE,
 	REASON_NO_SERVER, /* no usable server: refused with ICMP port unreachable */
@@ -45,6 +45,8 @@ enum reason {
 	REASON_NO_CONN, /* for a service, but no connection and no SYN: left to the kernel */
 	REASON_FRAGMENT, /* a fragment for an address of ours: left to the kernel */
 	REASON_MALFORMED, /* lengths that cannot be, for an address of ours: left to the kernel */
+	REASON_NO_LOCAL_PORT, /* no local address and port free for FULLNAT: refused with ICMP port unreachable */
+	REASON_TOA_NO_ROOM, /* no room for the client's address, which the server has not heard yet: forwarded without it */
 	REASON_UNSUPPORTED, /* the service or server asks for what is not built yet: left to the kernel */
 	REASONS,
 };
@@ -82,7 +84,7 @@ struct service {
 	__u64 added; /* the order of listing */
 	struct counts carried; /* what the sum over its servers' counters lacks */
 	__u32 places; /* of lblc and lblcr */
-	__u32 spare;
+	__u32 locals; /* how many local addresses its own pool has; 0: it uses the shared one */
 };
 
 struct server {
@@ -129,6 +131,13 @@ enum { TABLE_ROW = 8 };
 struct table_row {
 	__u16 seat[TABLE_ROW];
 	__u64 spare;
+};
+
+/* A local address of FULLNAT: what a server sees in the client's place. Local 0 is the head of a pool, and has only a count. */
+struct local {
+	__u64 addr[2];
+	__u16 first, last; /* ports, as numbers */
+	__u32 count; /* head: how many locals follow */
 };
 
 /* Where a destination is served by lblc and lblcr. A set of many servers goes on in further parts. */
@@ -179,7 +188,8 @@ struct conn {
 	__u32 expires; /* jiffies */
 };
 
-/* A template remembers a client's server; a return entry is what the answers of a FULLNAT connection find. */
+/* A template remembers a client's server. A return entry is what the answers of a FULLNAT connection find: its client is a
+ * local address and port, its virtual side the server; and its server is the connection's template, as a line. */
 enum conn_kind { CONN_PLAIN, CONN_TEMPLATE, CONN_RETURN };
 
 /* conn.life: the state in the low bits, then flags, then the forwarding method. A template has its time-out there. */
@@ -191,6 +201,8 @@ enum conn_life {
 	LIFE_SAME_PORT = 0x800, /* the server's port is that of the service, as the client sees it */
 	LIFE_CONTROLLED = 0x1000, /* has a template, which its link names */
 	LIFE_ASSURED = 0x2000, /* and has assured it */
+	LIFE_ANSWERED = 0x4000, /* of FULLNAT: the server has answered a packet since it was told who the client is */
+	LIFE_TOLD = 0x8000, /* of FULLNAT: the server has been told */
 	LIFE_FORWARD_SHIFT = 16,
 	LIFE_SECONDS_SHIFT = 10, /* of a template */
 };
@@ -222,7 +234,8 @@ struct segment {
 };
 
 /* A word for each line, apart from the lines because few packets need it: a controlled connection's template, as a
- * line of the whole table; the number of connections that a template has; a FULLNAT connection's local address and port. */
+ * line of the whole table; the number of connections that a template has; of FULLNAT, a connection's return entry, and
+ * a return entry's connection. */
 struct links {
 	__u32 line[SEGMENT_LINES];
 };
