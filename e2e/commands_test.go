@@ -42,16 +42,21 @@ func network(ts *testscript.TestScript, neg bool, args []string) {
 // patience is how long a command may take before its story has failed.
 const patience = time.Minute
 
-// command makes a command that runs in a host, with the story's folder and environment.
-func command(ts *testscript.TestScript, host, name string, args ...string) *lab.Cmd {
+// named finds a host.
+func named(ts *testscript.TestScript, host string) *lab.Host {
 	hosts := of(ts).network.Hosts
 	at := slices.IndexFunc(hosts, func(h *lab.Host) bool { return h.Name == host })
 	if at < 0 {
 		ts.Fatalf("no host is called %s", host)
 	}
+	return hosts[at]
+}
+
+// command makes a command that runs in a host, with the story's folder and environment.
+func command(ts *testscript.TestScript, host, name string, args ...string) *lab.Cmd {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	ts.Defer(cancel)
-	c := hosts[at].Command(ctx, name, args...)
+	c := named(ts, host).Command(ctx, name, args...)
 	c.WaitDelay = patience / 10 // for what a background process still holds open
 	c.Dir = ts.MkAbs(".")
 	c.Env = append(os.Environ(), "WORK="+ts.Getenv("WORK"))
@@ -114,6 +119,7 @@ http {
 %[2]s
 		root %[3]s;
 		location = / { return 200 "%[4]s\n"; }
+		location /uploads/ { dav_methods PUT; create_full_put_path on; client_max_body_size 0; }
 	}
 }
 `

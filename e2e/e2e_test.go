@@ -25,7 +25,11 @@ import (
 //	host HOST COMMAND...            run a command in a host; `stdout`, `stderr` and `cmp` look at what it says
 //	start HOST WORDS COMMAND...     start a command in a host, and go on once it has printed WORDS
 //	attach HOST INTERFACE...        for xdp only: attach to this hook too
-//	nginx HOST ADDRESS...           start an nginx that answers / with the name of the host, and has the story's files
+//	nginx HOST ADDRESS...           start an nginx that answers / with the name of the host, has the story's files, and
+//	                                takes in those that are sent to /uploads/
+//	respond HOST ADDRESS...         start what answers each UDP datagram with the name of the host
+//	ask HOST ADDRESS COUNT          send so many datagrams, each from another port, and print the answers
+//	retransmits PLAIN DIRECTED      compare two reports of iperf3 --json
 //	answers NAME=COUNT...           the lines of the last output are these, so many of each
 //
 // $NS begins the names of namespaces; those that a story makes by hand are taken away as well.
@@ -53,6 +57,10 @@ func TestStories(t *testing.T) {
 					"attach":  attach,
 					"nginx":   nginx,
 					"answers": answers,
+					"respond": respond,
+					"ask":     ask,
+
+					"retransmits": retransmits,
 				},
 			})
 		})

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// respond answers each datagram with the name of the host, until the story ends.
+func respond(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) >= 2, "respond HOST ADDRESS...")
+	h := named(ts, args[0])
+	for _, address := range args[1:] {
+		ts.Check(h.Do(func() error {
+			c, err := net.ListenPacket("udp", address)
+			if err != nil {
+				return err
+			}
+			ts.Defer(func() { c.Close() })
+			go func() {
+				for b := make([]byte, 2048); ; {
+					_, from, err := c.ReadFrom(b)
+					if err != nil {
+						return
+					}
+					c.WriteTo([]byte(h.Name), from)
+				}
+			}()
+			return nil
+		}))
+	}
+}
+
+// ask sends datagrams, each from a port of its own until the last is answered, and prints the answers.
+func ask(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 3, "ask HOST ADDRESS COUNT")
+	h := named(ts, args[0])
+	count, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	for i := range count {
+		c, err := h.Dial(context.Background(), "udp", args[1])
+		ts.Check(err)
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(patience / 3))
+		b := make([]byte, 2048)
+		_, err = c.Write([]byte("who is there?"))
+		n := 0
+		if err == nil {
+			n, err = c.Read(b)
+		}
+		if err != nil {
+			ts.Fatalf("datagram %d: %v", i+1, err)
+		}
+		fmt.Fprintf(ts.Stdout(), "%s\n", b[:n])
+	}
+}
+
+// retransmits compares what iperf3 --json says of a stream through the director with what it says of one without. A busy
+// machine loses some packets by itself; a director that loses some by principle is far beyond that.
+func retransmits(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 2, "retransmits PLAIN DIRECTED")
+	var counts [2]int
+	for i, file := range args {
+		var report struct {
+			End struct {
+				Sent struct {
+					Retransmits *int
+				} `json:"sum_sent"`
+			}
+		}
+		text := ts.ReadFile(file)
+		if err := json.NewDecoder(strings.NewReader(text)).Decode(&report); err != nil || report.End.Sent.Retransmits == nil {
+			ts.Fatalf("%s: no report of iperf3 (%v): %s", file, err, text)
+		}
+		counts[i] = *report.End.Sent.Retransmits
+	}
+	ts.Logf("retransmitted: %d without the director, %d with it", counts[0], counts[1])
+	if counts[1] > 3*counts[0]+1000 {
+		ts.Fatalf("%d packets were sent again, and %d without the director", counts[1], counts[0])
+	}
+}
