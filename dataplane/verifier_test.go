@@ -3,9 +3,13 @@
 package dataplane
 
 import (
+	"fmt"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 
 	"lvs/needs"
 )
@@ -17,7 +21,7 @@ func TestVerifierEffort(t *testing.T) {
 	needs.BPF(t)
 	c, err := spec(small)
 	must(t, err)
-	coll, err := ebpf.NewCollection(c)
+	coll, err := ebpf.NewCollectionWithOptions(c, ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats}})
 	must(t, err)
 	defer coll.Close()
 	for name, p := range coll.Programs {
@@ -31,5 +35,42 @@ func TestVerifierEffort(t *testing.T) {
 		if n > most {
 			t.Errorf("%s takes the verifier %d instructions, more than %d", name, n, most)
 		}
+		if depth, chain := deepest(t, c.Programs[name].Instructions, p.VerifierLog); depth > 512 {
+			t.Errorf("%s needs %d bytes of stack on Linux 6.1, more than 512: %v", name, depth, chain)
+		}
 	}
+}
+
+// deepest is the most stack that a chain of functions needs. Linux 6.1 gives each of them a multiple of 32 bytes, where later
+// kernels give 16 or less.
+func deepest(t *testing.T, program asm.Instructions, log string) (most int, chain []string) {
+	t.Helper()
+	_, sizes, ok := strings.Cut(log, "stack depth ")
+	if !ok {
+		t.Fatal("the verifier does not tell of the stack")
+	}
+	frames := strings.Split(strings.Fields(sizes)[0], "+")
+	var names []string // in the order of the frames
+	size, calls := map[string]int{}, map[string][]string{}
+	for _, ins := range program {
+		if s := ins.Symbol(); s != "" {
+			n, err := strconv.Atoi(frames[len(names)])
+			must(t, err)
+			names, size[s] = append(names, s), max(1, (n+31)/32)*32
+		}
+		if at := names[len(names)-1]; ins.IsFunctionReference() {
+			calls[at] = append(calls[at], ins.Reference())
+		}
+	}
+	var down func(f string) (int, []string)
+	down = func(f string) (int, []string) {
+		below, chain := 0, []string(nil)
+		for _, called := range calls[f] {
+			if n, c := down(called); n > below {
+				below, chain = n, c
+			}
+		}
+		return size[f] + below, append([]string{fmt.Sprintf("%s %d", f, size[f])}, chain...)
+	}
+	return down(names[0])
 }

@@ -91,7 +91,7 @@ static __noinline enum routed route_ask(void *ctx, const __u64 *src, const __u64
 }
 
 /* Sends the packet to the line's neighbour by way of the kernel, which keeps it until it knows the neighbour. */
-static __always_inline int route_send_by_kernel(struct route *r)
+static __noinline int route_send_by_kernel(struct route *r)
 {
 	struct bpf_redir_neigh to = {};
 
