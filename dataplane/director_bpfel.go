@@ -72,6 +72,15 @@ type bpfDevice struct {
 	Out        bpfAttachment
 }
 
+type bpfDirection uint32
+
+const (
+	bpfDirectionDIRECTION_INPUT      bpfDirection = 0
+	bpfDirectionDIRECTION_OUTPUT     bpfDirection = 1
+	bpfDirectionDIRECTION_INPUT_ONLY bpfDirection = 2
+	bpfDirectionDIRECTIONS           bpfDirection = 3
+)
+
 type bpfEstimate struct {
 	_       structs.HostLayout
 	Seen    bpfCounts
@@ -92,6 +101,13 @@ type bpfEstimator struct {
 	Line  uint32
 	Spare uint32
 	Sum   bpfCounts
+}
+
+type bpfFinding struct {
+	_      structs.HostLayout
+	Routed bpfRouted
+	_      [4]byte
+	Route  bpfRoute
 }
 
 type bpfGuard struct {
@@ -137,6 +153,16 @@ type bpfMac struct {
 	Word  [3]uint16
 	Spare uint16
 }
+
+type bpfOutcome uint32
+
+const (
+	bpfOutcomeOUTCOME_PASS    bpfOutcome = 0
+	bpfOutcomeOUTCOME_FORWARD bpfOutcome = 1
+	bpfOutcomeOUTCOME_REFUSE  bpfOutcome = 2
+	bpfOutcomeOUTCOME_DROP    bpfOutcome = 3
+	bpfOutcomeOUTCOME_ASK     bpfOutcome = 4
+)
 
 type bpfPiece struct {
 	_     structs.HostLayout
@@ -187,10 +213,10 @@ type bpfPlan struct {
 		_         structs.HostLayout
 		Src       [2]uint64
 		Dst       [2]uint64
-		Outcome   uint32
+		Outcome   bpfOutcome
 		Reason    uint32
 		Server    uint32
-		Direction uint32
+		Direction bpfDirection
 		SrcPort   uint16
 		DstPort   uint16
 		Forward   uint32
@@ -272,6 +298,15 @@ type bpfRoute struct {
 	Probe   uint8
 	Spare   [3]uint8
 }
+
+type bpfRouted uint32
+
+const (
+	bpfRoutedROUTED           bpfRouted = 0
+	bpfRoutedROUTED_BY_KERNEL bpfRouted = 1
+	bpfRoutedROUTED_LOCALLY   bpfRouted = 2
+	bpfRoutedROUTED_NOWHERE   bpfRouted = 3
+)
 
 type bpfScheduler uint32
 
@@ -413,6 +448,7 @@ const (
 	bpfMapCounters         = "counters"
 	bpfMapDevices          = "devices"
 	bpfMapEstimators       = "estimators"
+	bpfMapFindings         = "findings"
 	bpfMapGuards           = "guards"
 	bpfMapIcmpBudgets      = "icmp_budgets"
 	bpfMapLinks            = "links"
@@ -440,6 +476,7 @@ const (
 	bpfProgDirectorTc      = "director_tc"
 	bpfProgDirectorXdp     = "director_xdp"
 	bpfVarCpus             = "cpus"
+	bpfVarDry              = "dry"
 	bpfVarHz               = "hz"
 	bpfVarLoopback         = "loopback"
 	bpfVarSeed             = "seed"
@@ -509,6 +546,7 @@ type bpfMapSpecs struct {
 	Counters         *ebpf.MapSpec `ebpf:"counters"`
 	Devices          *ebpf.MapSpec `ebpf:"devices"`
 	Estimators       *ebpf.MapSpec `ebpf:"estimators"`
+	Findings         *ebpf.MapSpec `ebpf:"findings"`
 	Guards           *ebpf.MapSpec `ebpf:"guards"`
 	IcmpBudgets      *ebpf.MapSpec `ebpf:"icmp_budgets"`
 	Links            *ebpf.MapSpec `ebpf:"links"`
@@ -537,6 +575,7 @@ type bpfMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
 	Cpus         *ebpf.VariableSpec `ebpf:"cpus"`
+	Dry          *ebpf.VariableSpec `ebpf:"dry"`
 	Hz           *ebpf.VariableSpec `ebpf:"hz"`
 	Loopback     *ebpf.VariableSpec `ebpf:"loopback"`
 	Seed         *ebpf.VariableSpec `ebpf:"seed"`
@@ -573,6 +612,7 @@ type bpfMaps struct {
 	Counters         *ebpf.Map `ebpf:"counters"`
 	Devices          *ebpf.Map `ebpf:"devices"`
 	Estimators       *ebpf.Map `ebpf:"estimators"`
+	Findings         *ebpf.Map `ebpf:"findings"`
 	Guards           *ebpf.Map `ebpf:"guards"`
 	IcmpBudgets      *ebpf.Map `ebpf:"icmp_budgets"`
 	Links            *ebpf.Map `ebpf:"links"`
@@ -602,6 +642,7 @@ func (m *bpfMaps) Close() error {
 		m.Counters,
 		m.Devices,
 		m.Estimators,
+		m.Findings,
 		m.Guards,
 		m.IcmpBudgets,
 		m.Links,
@@ -631,6 +672,7 @@ func (m *bpfMaps) Close() error {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
 	Cpus         *ebpf.Variable `ebpf:"cpus"`
+	Dry          *ebpf.Variable `ebpf:"dry"`
 	Hz           *ebpf.Variable `ebpf:"hz"`
 	Loopback     *ebpf.Variable `ebpf:"loopback"`
 	Seed         *ebpf.Variable `ebpf:"seed"`

@@ -180,15 +180,23 @@ func build(dir string, c *ebpf.CollectionSpec) error {
 	return nil
 }
 
+// constants is the map of C's constants.
+const constants = ".rodata"
+
+// mapPin is the name that a map is pinned by.
+func mapPin(name string) string {
+	switch {
+	case name == settingsMap:
+		return settingsPin
+	case strings.HasPrefix(name, "."):
+		return strings.ReplaceAll(name[1:], ".", "_")
+	}
+	return name
+}
+
 func pinAll(c *ebpf.Collection, dir string) error {
 	for name, m := range c.Maps {
-		switch {
-		case name == settingsMap:
-			name = settingsPin
-		case strings.HasPrefix(name, "."):
-			name = strings.ReplaceAll(name[1:], ".", "_")
-		}
-		if err := m.Pin(filepath.Join(dir, name)); err != nil {
+		if err := m.Pin(filepath.Join(dir, mapPin(name))); err != nil {
 			return err
 		}
 	}

@@ -2,7 +2,10 @@
 
 package sched
 
-import "math/rand/v2"
+import (
+	"math/rand/v2"
+	"slices"
+)
 
 // choice is a scheduler that remembers nothing: loads, weights and chance decide.
 type choice func(servers []Server, r Request) int
@@ -44,6 +47,25 @@ func lessLoaded(s, least *Server) bool {
 // shorterDelay compares how long a connection would wait: those that are open and the new one, by weight.
 func shorterDelay(s, least *Server) bool {
 	return (int64(s.Active)+1)*int64(least.Weight) < (int64(least.Active)+1)*int64(s.Weight)
+}
+
+// Cost is what a scheduler compares of a server, the least of which has the turn, if it is one that compares loads and
+// the server one that takes connections.
+func Cost(scheduler string, s *Server) (cost float64, compared bool) {
+	overhead, weight := float64(s.overhead()), float64(s.Weight)
+	switch {
+	case !s.usable():
+		return 0, false
+	case scheduler == "lc":
+		return overhead, true
+	case scheduler == "sed", scheduler == "nq" && s.Active > 0:
+		return (float64(s.Active) + 1) / weight, true
+	case scheduler == "nq":
+		return 0, true
+	case slices.Contains([]string{"wlc", "lblc", "lblcr", "twos"}, scheduler):
+		return overhead / weight, true
+	}
+	return 0, false
 }
 
 func neverQueue(servers []Server, r Request) int {

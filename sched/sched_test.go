@@ -99,6 +99,27 @@ func TestPickDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// TestCost: whoever has the least cost, and the first one of several, is picked by the schedulers that compare loads.
+func TestCost(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		name := rapid.SampledFrom([]string{"lc", "wlc", "sed", "nq", "lblc", "lblcr"}).Draw(t, "scheduler")
+		servers := drawServers(t)
+		want, least := -1, 0.0
+		for i := range servers {
+			if cost, compared := Cost(name, &servers[i]); compared && (want < 0 || cost < least) {
+				want, least = i, cost
+			}
+		}
+		s, err := New(name, 0, servers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Pick(servers, drawRequest(t)); got != want {
+			t.Fatalf("%s picks %d of %+v, the least cost has %d", name, got, servers, want)
+		}
+	})
+}
+
 // TestWeightedShare: a round of wrr gives each server its weight's share of turns, from wherever it begins.
 func TestWeightedShare(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

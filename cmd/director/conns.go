@@ -86,6 +86,13 @@ type connJSON struct {
 	Expires  float64 `json:"expires"` // seconds
 }
 
+func jsonOf(c lvs.Conn) connJSON {
+	return connJSON{
+		strings.ToLower(c.Protocol.String()), c.StateName(), c.Template, c.Client.String(), c.Virtual.String(), c.Server.String(),
+		strings.ToLower(c.Forward.String()), c.Expires.Seconds(),
+	}
+}
+
 func (v connsVerb) stream(out io.Writer, d lvs.Director) error {
 	lines := json.NewEncoder(out)
 	for c, err := range d.Conns() {
@@ -95,11 +102,7 @@ func (v connsVerb) stream(out io.Writer, d lvs.Director) error {
 		if !v.chooses(c) {
 			continue
 		}
-		err := lines.Encode(connJSON{
-			strings.ToLower(c.Protocol.String()), c.StateName(), c.Template, c.Client.String(), c.Virtual.String(), c.Server.String(),
-			strings.ToLower(c.Forward.String()), c.Expires.Seconds(),
-		})
-		if err != nil {
+		if err := lines.Encode(jsonOf(c)); err != nil {
 			return err
 		}
 	}

@@ -29,6 +29,7 @@ type verbs struct {
 	Setting       settingVerb    `cmd:"" help:"What kernel IPVS has as sysctls: print it, or change it."`
 	List          listVerb       `cmd:"" help:"Services and servers, and what they carry."`
 	Conns         connsVerb      `cmd:"" help:"Connections."`
+	Explain       explainVerb    `cmd:"" help:"What would happen to a packet now, and why."`
 	Save          saveVerb       `cmd:"" help:"Print the commands that make the table anew."`
 	Restore       restoreVerb    `cmd:"" help:"Make the table anew out of such commands."`
 	Apply         applyVerb      `cmd:"" help:"Make the table what a file says, and touch only what differs."`

@@ -229,6 +229,8 @@ static __always_inline __u32 line_of(struct segment *s, struct conn *e)
  * tells. */
 static __always_inline bool conn_renew(struct conn *e, __u32 seen, __u32 expires)
 {
+	if (dry)
+		return true;
 #pragma clang loop unroll(disable)
 	for (int n = 0; n < 4; n++) {
 		if (seen == expires)
@@ -253,9 +255,10 @@ struct conn_data {
 	__u32 link;
 };
 
-enum { INSERT_FULL = -1, INSERT_RACED = -2, INSERT_EXISTS = 0x10000 };
+enum { INSERT_FULL = -1, INSERT_RACED = -2, INSERT_DRY = -3, INSERT_EXISTS = 0x10000 };
 
-/* One try to insert: the line, or INSERT_FULL, or INSERT_RACED if the segment has changed since version. */
+/* One try to insert: the line, or INSERT_FULL, or INSERT_RACED if the segment has changed since version; or INSERT_DRY where there is
+ * room, and nothing is to change. */
 static __noinline int insert_once(struct segment *s, struct guard *g, struct links *l, const struct conn_key *k,
 				  const struct conn_data *d)
 {
@@ -284,6 +287,9 @@ static __noinline int insert_once(struct segment *s, struct guard *g, struct lin
 		free = ~g->taken[page];
 	}
 	if (!free)
+		goto out;
+	r = INSERT_DRY;
+	if (dry)
 		goto out;
 	if ((free >> line) & 1) {
 		j = line;
@@ -359,6 +365,8 @@ static __noinline __u32 conn_unlink(struct segment *s, struct guard *g, struct c
 {
 	__u32 i = seen->line, own = seen->own, expires = seen->expires, died = seen->now, life = 0;
 
+	if (dry)
+		return READ_ONCE(line_at(s, i)->life) | LIFE_ENDED;
 	bpf_spin_lock(&g->lock);
 	struct conn *e = line_at(s, i);
 	if (e->own != own || !(own & OWN_LIVE) || READ_ONCE(e->expires) != expires)

@@ -64,7 +64,7 @@ static __always_inline bool template_goes_on(struct conn *e, __u32 segment, __u3
 
 	if (READ_ONCE(e->kind) != CONN_TEMPLATE || !count || !READ_ONCE(*count))
 		return false;
-	if (__sync_val_compare_and_swap(&e->expires, expires, expires + TEMPLATE_MORE * hz) != expires)
+	if (dry || __sync_val_compare_and_swap(&e->expires, expires, expires + TEMPLATE_MORE * hz) != expires)
 		return true;
 #pragma clang loop unroll(disable)
 	for (int n = 0; n < 3; n++) {

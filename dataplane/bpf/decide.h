@@ -37,7 +37,7 @@ static __always_inline __u32 ours_of(struct flow *f)
 	       (ours_has(o->server, f->src) ? OURS_SERVER : 0) | (f->routed && f->mark ? OURS_MARK : 0);
 }
 
-/* A packet of a one-packet service: no entry, no load, and its answer is not known. */
+/* A packet of a one-packet service: no entry, no load, and its answer is not known. Or one whose entry a dry run leaves out. */
 static __always_inline void decide_once(struct decision *d, struct flow *f, struct plan *p)
 {
 	struct server *server = bpf_map_lookup_elem(&servers, &p->server);
@@ -53,7 +53,10 @@ static __always_inline void decide_once(struct decision *d, struct flow *f, stru
 	d->direction = DIRECTION_INPUT;
 	d->server = p->server;
 	d->forward = server->forward;
-	decide_source(d, f->src, f->src_port);
+	if (dry && d->forward == FORWARD_FULLNAT)
+		decide_source(d, p->other.client, p->other.word);
+	else
+		decide_source(d, f->src, f->src_port);
 	decide_destination(d, server->addr, keeps_port(server, f->dst_port) ? f->dst_port : server->port);
 }
 
@@ -163,17 +166,18 @@ static __always_inline void decide_new(struct decision *d, struct flow *f, struc
 		if (once && f->early)
 			return;
 		i = choose(f, p, v);
-		if (!i && once) {
-			decide_once(d, f, p);
-			return;
-		}
-		if (!i && pool_take(f, p)) {
+		bool chosen = !i;
+		if (chosen && !once && pool_take(f, p)) {
 			if (p->template != NO_LINE)
 				template_count(p->template, -1);
 			i = SCHEDULED_NO_PORT;
-		}
-		if (!i)
+		} else if (chosen && !once) {
 			i = schedule(f, p);
+		}
+		if (chosen && (once || i == SCHEDULED_DRY)) {
+			decide_once(d, f, p);
+			return;
+		}
 	}
 	if (i < 0) {
 		decide_scheduled(d, i);
@@ -276,7 +280,7 @@ __noinline int decide(struct flow *f, struct plan *p, __u32 of_ours)
 	if (!d->outcome && of_ours & (OURS_VIRTUAL | OURS_MARK)) {
 		decide_input(d, f, p);
 		/* a mark brings packets to any address, whose later ones are to be known at once */
-		if (!(of_ours & OURS_VIRTUAL) && d->at != NO_LINE)
+		if (!(of_ours & OURS_VIRTUAL) && d->at != NO_LINE && !dry)
 			ours_add(o->virtual, f->dst);
 	}
 	if (!d->outcome && !d->reason && of_ours & OURS_SERVER)

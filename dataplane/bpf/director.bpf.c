@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* director.bpf.c - the entry points, and the way of a packet: parse -> decide -> route -> rewrite -> count -> send. */
 #include <linux/bpf.h>
+#include "dry.h"
 #include "icmp.h"
 #include "rates.h"
 #include "route.h"
@@ -136,6 +137,8 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 
 	if (!r)
 		return packet_pass(p);
+	if (dry)
+		find_route(routed, r);
 	bool last = f->ttl <= 1 && !f->routed;
 	/* whatever needs more than a rewrite is tc's to do */
 	bool fits = !r->mtu || f->length + overhead_of(d) <= r->mtu || packet_is_gso(p);
@@ -209,6 +212,8 @@ static __always_inline int direct(struct packet *p)
 		return refuse(p, f, &port_unreachable, d->reason);
 	case OUTCOME_ASK:
 		return packet_ask(p);
+	case OUTCOME_FORWARD:
+		break;
 	}
 	return forward(p, f, d);
 }

@@ -160,16 +160,18 @@ static __noinline __u32 pick_near(struct walk *w, struct flow *f, __u32 service)
 	if (p && place_over(p, service))
 		p = NULL;
 	if (p) {
-		p->used = now64();
+		if (!dry)
+			p->used = now64();
 		m.length = set ? p->length : 1;
 		__u32 known = pick_member(&m, set ? NEAR_LEAST_OPEN : NEAR_LEAST);
-		place_shrink(&m, p);
+		if (!dry)
+			place_shrink(&m, p);
 		if (known && !crowded(w, known))
 			return known;
 	}
 	__u32 server = pick_least(w);
-	if (!server)
-		return 0;
+	if (!server || dry)
+		return server;
 	if (!p)
 		place_begin(&m, server);
 	else if (set)

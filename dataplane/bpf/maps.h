@@ -130,6 +130,7 @@ const volatile __u32 cpus = 1; /* that the kernel may ever have */
 const volatile __u32 loopback = 1; /* the index of lo: routes are asked as if packets came from there */
 const volatile __u32 hz = 250; /* jiffies a second */
 const volatile bool test_clock = false;
+const volatile bool dry = false; /* changes nothing that others see (dry.h) */
 
 /* Go sets these while programs run. */
 struct setting settings SEC(".data.settings");
@@ -157,7 +158,7 @@ static __always_inline __u64 now64(void)
 /* A random number; in tests, where the clock is set by hand, one of a row that is always the same. */
 static __always_inline __u32 chance(void)
 {
-	if (!test_clock)
+	if (!test_clock || dry)
 		return bpf_get_prandom_u32();
 	settings.random = settings.random * 1664525 + 1013904223;
 	return settings.random;

@@ -14,10 +14,10 @@ enum outcome {
 
 struct decision {
 	__u64 src[2], dst[2]; /* FORWARD: the packet's addresses when it leaves */
-	__u32 outcome;
+	enum outcome outcome;
 	__u32 reason;
 	__u32 server; /* that the packet counts for; 0 is none */
-	__u32 direction;
+	enum direction direction;
 	__u16 src_port, dst_port;
 	__u32 forward;
 	__u32 at; /* the connection's line of the whole table, or NO_LINE */

@@ -35,6 +35,8 @@ __noinline int pool_try(struct plan *p, struct local *l, __u16 port)
 	p->data.home = h.line;
 	p->data.link = NO_LINE;
 	int i = conn_insert(s, g, beside, &p->other, &p->data);
+	if (i == INSERT_DRY)
+		return 0;
 	if (i < 0 || i & INSERT_EXISTS)
 		return -1;
 	p->back = h.segment * SEGMENT_LINES + i;

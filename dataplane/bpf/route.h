@@ -84,7 +84,7 @@ static __noinline enum routed route_ask(void *ctx, const __u64 *src, const __u64
 	r->xdp = !device || device->xdp < ATTACH_XDP_NATIVE ? ROUTE_XDP_NONE :
 		 device->xdp_tx				    ? ROUTE_XDP_TX :
 							      ROUTE_XDP_REDIRECT;
-	if (same && !moved && jiffies - r->probed < ROUTE_PROBE_SECONDS * hz)
+	if (dry || (same && !moved && jiffies - r->probed < ROUTE_PROBE_SECONDS * hz))
 		return ROUTED;
 	r->probed = jiffies;
 	return ROUTED_BY_KERNEL;

@@ -77,7 +77,7 @@ static long turn_once(__u32 n, struct walk *w)
 	if (w->scheduler == SCHEDULER_RR && !w->chosen)
 		return 1;
 	__u64 next = w->position | (__u64)(__u32)w->current << 32;
-	return next == cursor || __sync_val_compare_and_swap(&head->cursor, cursor, next) == cursor;
+	return dry || next == cursor || __sync_val_compare_and_swap(&head->cursor, cursor, next) == cursor;
 }
 
 static __always_inline __u32 pick_in_turn(struct walk *w)

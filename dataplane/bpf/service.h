@@ -13,7 +13,8 @@ enum {
 	SCHEDULED_BUSY = -4,
 	SCHEDULED_NOT_YET = -5,
 	SCHEDULED_NO_CONN = -6,
-	SCHEDULED_NO_PORT = -7
+	SCHEDULED_NO_PORT = -7,
+	SCHEDULED_DRY = -8 /* there is room for it, and nothing is to change */
 };
 
 /* Whether a TCP segment begins a connection: also one with ACK, as of active FTP, but none with RST. */
@@ -127,6 +128,8 @@ __noinline int schedule(struct flow *f, struct plan *p)
 	if (p->forward == FORWARD_MASQ)
 		conn_give_way(p);
 	int i = conn_insert(s, g, l, &p->key, &p->data);
+	if (i == INSERT_DRY || (dry && i >= 0)) /* one that is there is over */
+		return SCHEDULED_DRY;
 	if (i >= 0 && !(i & INSERT_EXISTS)) {
 		if (full)
 			return_join(p->back, segment * SEGMENT_LINES + i);

@@ -68,6 +68,8 @@ static __always_inline void conn_touch(struct conn *e, __u32 at, struct flow *f,
 {
 	__u32 seen = READ_ONCE(e->expires), life = READ_ONCE(e->life), next = life;
 
+	if (dry)
+		return;
 #pragma unroll
 	for (int n = 0; n < 4; n++) {
 		if (life & LIFE_ENDED)

@@ -66,10 +66,11 @@ static __noinline int template_line(struct segment *s, struct guard *g, struct c
 		return -1;
 	}
 	if (!template_serves(e)) {
-		WRITE_ONCE(e->virtual_port, TEMPLATE_LOST_PORT);
+		if (!dry)
+			WRITE_ONCE(e->virtual_port, TEMPLATE_LOST_PORT);
 		return -1;
 	}
-	if (READ_ONCE(e->life) & TEMPLATE_OVER)
+	if (READ_ONCE(e->life) & TEMPLATE_OVER && !dry)
 		__sync_fetch_and_and(&e->life, ~TEMPLATE_OVER);
 	return seen.line;
 }
@@ -118,6 +119,8 @@ __noinline int template_hold(struct flow *f, struct plan *p)
 		p->data.home = h.line;
 		p->data.link = 1;
 		i = conn_insert(s, g, l, &p->other, &p->data);
+		if (i == INSERT_DRY || (dry && i >= 0))
+			return 0;
 		if (i < 0)
 			return i;
 		p->template = h.segment * SEGMENT_LINES + (i & (SEGMENT_LINES - 1));
