@@ -37,6 +37,12 @@ func ParsePorts(text string) (Ports, error) {
 	return Ports{uint16(first), uint16(last)}, nil
 }
 
+// UnmarshalText reads what [ParsePorts] reads.
+func (p *Ports) UnmarshalText(text []byte) (err error) {
+	*p, err = ParsePorts(string(text))
+	return err
+}
+
 // LocalAddr is a local address of [FullNAT]: what a server sees in the client's place, and sends its answers to. Each of its ports
 // serves one connection to each server and port.
 type LocalAddr struct {

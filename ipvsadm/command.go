@@ -42,13 +42,15 @@ type command struct {
 	server       lvs.ServerID
 	serverConfig lvs.ServerConfig
 	timeouts     lvs.Timeouts
+	local        lvs.LocalAddr
 	device       string // of a sync daemon
 }
 
 // parse reads a command line, whose first word is the program's name. Its options take effect in the order
 // in which they are written.
 func parse(argv []string, n *names) (*command, error) {
-	c := &command{names: n, serverConfig: lvs.ServerConfig{Weight: 1}, config: lvs.ServiceConfig{Netmask: math.MaxUint32}}
+	c := &command{names: n, serverConfig: lvs.ServerConfig{Weight: 1}, config: lvs.ServiceConfig{Netmask: math.MaxUint32},
+		local: lvs.LocalAddr{Ports: lvs.DefaultLocalPorts}}
 	w := &words{argv: argv[1:]}
 	o, value, err := w.option()
 	if err != nil || o == nil || o.verb == verbNone {
@@ -83,6 +85,9 @@ func parse(argv []string, n *names) (*command, error) {
 	}
 	if c.config.SchedulerFlags, err = parseSchedFlags(c.schedFlags, cmp.Or(c.config.Scheduler, defaultScheduler)); err != nil {
 		return nil, err
+	}
+	if local := c.verb == verbAddLocal || c.verb == verbDeleteLocal; local && c.given == 0 {
+		return nil, tryHelp(argv[0]) // as the original, which does not know the letter
 	}
 	return c, c.check()
 }

@@ -17,7 +17,7 @@ func TestComplete(t *testing.T) {
 	}
 	table := func() (*lvs.Table, error) { return saved, nil }
 	for _, c := range []struct{ line, want string }{
-		{"ipvsadm --add", "--add-service --add-server"},
+		{"ipvsadm --add", "--add-service --add-server --add-laddr"},
 		{"ipvsadm -L --s", "--sctp-service --stats --syncid"},
 		{"ipvsadm -A -s s", "sh sed"},
 		{"ipvsadm -As w", "wrr wlc"},

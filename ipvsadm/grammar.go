@@ -42,6 +42,8 @@ const (
 	optTunNoCsum
 	optTunCsum
 	optTunRemCsum
+	optLocal
+	optLocalPorts
 
 	optsTunnel = optTunType | optTunPort | optTunNoCsum | optTunCsum | optTunRemCsum
 )
@@ -51,7 +53,7 @@ var optionNames = [...]string{"numeric", "connection", "service-address", "sched
 	"real-server", "forwarding-method", "weight", "u-threshold", "l-threshold", "mcast-interface", "timeout", "daemon",
 	"stats", "rate", "thresholds", "persistent-conn", "nosort", "syncid", "exact", "ops", "pe", "sched-flags",
 	"mcast-group", "mcast-port", "mcast-ttl", "sync-maxlen", "tun-info", "tun-type", "tun-port", "tun-nocsum",
-	"tun-csum", "tun-remcsum"}
+	"tun-csum", "tun-remcsum", "local-address", "local-ports"}
 
 // rule says which options may go with a command or with a type of tunnel.
 type rule struct {
@@ -79,6 +81,9 @@ const (
 	verbRestore
 	verbSave
 	verbZero
+	verbAddLocal
+	verbDeleteLocal
+	verbListLocal
 	verbHelp
 	verbVersion
 )
@@ -106,6 +111,9 @@ var verbRules = [...]rule{
 	verbRestore:      {name: "restore"},
 	verbSave:         {name: "save", allows: optNumeric},
 	verbZero:         {name: "zero", allows: optService},
+	verbAddLocal:     {name: "add-laddr", needs: optLocal, allows: optService | optLocalPorts},
+	verbDeleteLocal:  {name: "del-laddr", needs: optLocal, allows: optService},
+	verbListLocal:    {name: "get-laddr", allows: optService | optNumeric},
 }
 
 var tunnelRules = [...]rule{

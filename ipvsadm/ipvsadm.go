@@ -132,6 +132,8 @@ func (s *session) line(argv []string) error {
 		return &stop{final: true}
 	case verbList:
 		return s.list(c)
+	case verbListLocal:
+		return s.listLocals(c)
 	case verbSave:
 		return s.save(c.given)
 	case verbRestore:
@@ -180,8 +182,20 @@ func (c *command) change(t *lvs.Table) error {
 		t.SetTimeouts(c.timeouts)
 	case verbClear:
 		t.Clear()
+	case verbAddLocal:
+		return t.AddLocal(c.pool(), c.local)
+	case verbDeleteLocal:
+		return t.DeleteLocal(c.pool(), c.local.Addr)
 	}
 	return nil
+}
+
+// pool names the service whose own local addresses are meant; nil for those that all share.
+func (c *command) pool() *lvs.ServiceID {
+	if !c.has(optService) {
+		return nil
+	}
+	return &c.service
 }
 
 // startDaemon refuses to synchronize connections, which is not done here.

@@ -55,7 +55,7 @@ func (m *memory) Conns() iter.Seq2[lvs.Conn, error] {
 func (m *memory) Size() int { return 4096 }
 
 func clone(t *lvs.Table) *lvs.Table {
-	c := &lvs.Table{Timeouts: t.Timeouts}
+	c := &lvs.Table{Timeouts: t.Timeouts, Locals: slices.Clone(t.Locals)}
 	for _, s := range t.Services() {
 		copied := *s
 		copied.Servers = slices.Clone(s.Servers)

@@ -28,6 +28,13 @@ var options = []option{
 	{long: "start-daemon", verb: verbStartDaemon, takes: aValue, apply: daemonKind("start-daemon parameter")},
 	{long: "stop-daemon", verb: verbStopDaemon, takes: aValue, apply: daemonKind("start_daemon")},
 
+	// not of the original: those of the patched ipvsadm that has FULLNAT
+	{long: "add-laddr", short: 'P', verb: verbAddLocal},
+	{long: "del-laddr", short: 'Q', verb: verbDeleteLocal},
+	{long: "get-laddr", short: 'G', verb: verbListLocal},
+	{long: "local-address", short: 'z', bit: optLocal, takes: aValue, apply: (*command).setLocal},
+	{long: "local-ports", bit: optLocalPorts, takes: aValue, apply: (*command).setLocalPorts},
+
 	{long: "tcp-service", short: 't', bit: optService, takes: aValue, apply: serviceOf(lvs.TCP)},
 	{long: "udp-service", short: 'u', bit: optService, takes: aValue, apply: serviceOf(lvs.UDP)},
 	{long: "sctp-service", bit: optService, takes: aValue, apply: serviceOf(lvs.SCTP)},

@@ -4,6 +4,7 @@ package ipvsadm
 
 import (
 	"fmt"
+	"net/netip"
 
 	"lvs"
 )
@@ -81,6 +82,40 @@ func (s *session) listConns(given set) error {
 	return nil
 }
 
+// listLocals prints local addresses, with the connections that use them.
+func (s *session) listLocals(c *command) error {
+	t, err := s.table()
+	if err != nil {
+		return err
+	}
+	conns := map[netip.Addr]int{}
+	for one, err := range s.director.Conns() {
+		if err != nil {
+			return err
+		}
+		conns[one.Local.Addr()]++
+	}
+	p := s.printer(c.given)
+	fmt.Fprintf(p.w, "%-33s %-27s %-11s %s\n", "Prot LocalAddress:Port", "SourceAddress", "Ports", "Conns")
+	row := func(name string, locals []lvs.LocalAddr) {
+		for _, l := range locals {
+			fmt.Fprintf(p.w, "%-33s %-27s %-11s %d\n", name, l.Addr, l.Ports, conns[l.Addr])
+		}
+	}
+	if !c.has(optService) {
+		row("all", t.Locals)
+	}
+	for _, v := range sortedServices(t.Services()) {
+		if pool := c.pool(); pool == nil || *pool == v.ServiceID {
+			row(p.serviceName(v.ServiceID), v.Locals)
+		}
+	}
+	if pool := c.pool(); pool != nil && t.Service(*pool) == nil {
+		return &stop{code: exitMissing, text: lvs.ErrNoService.Error(), final: true}
+	}
+	return nil
+}
+
 func (s *session) listTimeouts() error {
 	t, err := s.table()
 	if err != nil {
@@ -96,6 +131,8 @@ func (s *session) save(given set) error {
 	if err != nil {
 		return err
 	}
-	s.printer(given).rules(sortedServices(t.Services()))
+	p := s.printer(given)
+	p.locals(t.Locals)
+	p.rules(sortedServices(t.Services()))
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 
 	"lvs"
@@ -59,16 +60,19 @@ func build(t *lvs.Table, argv []string, n *names) error {
 		return err
 	}
 	switch c.verb {
-	case verbAdd, verbEdit, verbDelete, verbAddServer, verbEditServer, verbDeleteServer, verbSet, verbClear:
+	case verbAdd, verbEdit, verbDelete, verbAddServer, verbEditServer, verbDeleteServer, verbSet, verbClear,
+		verbAddLocal, verbDeleteLocal:
 		return c.change(t)
 	}
 	return fmt.Errorf("%s: %w", argv[1], errNoChange)
 }
 
-// Rule is a line of a save file: the command that makes a service, or one of its servers, or sets the time-outs.
+// Rule is a line of a save file: the command that makes a service, or one of its servers, or sets the time-outs, or adds a local
+// address.
 type Rule struct {
-	Service lvs.ServiceID // zero for the time-outs
+	Service lvs.ServiceID // zero for the time-outs, and for what services share
 	Server  lvs.ServerID  // zero for the service itself
+	Local   netip.Addr    // valid only for a local address
 	Text    string
 }
 
@@ -76,18 +80,25 @@ type Rule struct {
 func Rules(t *lvs.Table) []Rule {
 	to := t.Timeouts.OrDefault()
 	rules := []Rule{{Text: fmt.Sprintf("--set %d %d %d", to.TCP, to.TCPFin, to.UDP)}}
+	for _, l := range t.Locals {
+		rules = append(rules, Rule{Local: l.Addr, Text: "-P " + localOptionsOf(l)})
+	}
 	for _, s := range sortedServices(t.Services()) {
 		var text bytes.Buffer
 		p := &printer{w: bufio.NewWriter(&text), given: optNumeric}
 		p.rules([]*lvs.Service{s})
 		p.w.Flush()
-		rule := Rule{Service: s.ServiceID}
-		rule.Text, _ = text.ReadString('\n')
-		rules = append(rules, rule)
+		add := func(r Rule) {
+			r.Service = s.ServiceID
+			r.Text, _ = text.ReadString('\n')
+			rules = append(rules, r)
+		}
+		add(Rule{})
+		for _, l := range s.Locals {
+			add(Rule{Local: l.Addr})
+		}
 		for _, d := range p.order(s.Servers) {
-			rule.Server = d.ServerID
-			rule.Text, _ = text.ReadString('\n')
-			rules = append(rules, rule)
+			add(Rule{Server: d.ServerID})
 		}
 	}
 	for i := range rules {

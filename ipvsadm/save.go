@@ -21,10 +21,28 @@ func (p *printer) rules(services []*lvs.Service) {
 	for _, s := range services {
 		name := p.serviceOption(s.ServiceID)
 		fmt.Fprintf(p.w, "-A %s%s\n", name, serviceOptionsOf(s))
+		for _, l := range s.Locals {
+			fmt.Fprintf(p.w, "-P %s %s\n", name, localOptionsOf(l))
+		}
 		for _, d := range p.order(s.Servers) {
 			fmt.Fprintf(p.w, "-a %s -r %s %s\n", name, p.endpoint(d.Addr, d.Port, s.Protocol), serverOptionsOf(d))
 		}
 	}
+}
+
+// locals writes the commands that add local addresses for all services.
+func (p *printer) locals(shared []lvs.LocalAddr) {
+	for _, l := range shared {
+		fmt.Fprintf(p.w, "-P %s\n", localOptionsOf(l))
+	}
+}
+
+func localOptionsOf(l lvs.LocalAddr) string {
+	text := "-z " + l.Addr.String()
+	if l.Ports != lvs.DefaultLocalPorts {
+		text += " --local-ports " + l.Ports.String()
+	}
+	return text
 }
 
 func (p *printer) serviceOption(id lvs.ServiceID) string {

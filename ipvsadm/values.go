@@ -137,6 +137,22 @@ func (c *command) setServer(value string) error {
 	return nil
 }
 
+func (c *command) setLocal(value string) error {
+	addr, err := netip.ParseAddr(value)
+	if err != nil || addr.Zone() != "" {
+		return refuse("illegal local address specified")
+	}
+	c.local.Addr = addr
+	return nil
+}
+
+func (c *command) setLocalPorts(value string) (err error) {
+	if c.local.Ports, err = lvs.ParsePorts(value); err != nil {
+		return refuse("illegal local ports specified: %v", err)
+	}
+	return nil
+}
+
 func (c *command) setTunnelType(value string) error {
 	for t, r := range tunnelRules {
 		if r.name == value {

@@ -3,15 +3,13 @@
 package realserver
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"lvs/place"
 )
@@ -52,9 +50,11 @@ func (in *instance) startFullNAT() error {
 	if err != nil {
 		return err
 	}
+	defer root.Close()
+	path := fmt.Sprintf("/proc/self/fd/%d", root.Fd())
 	for _, h := range hooks {
-		if err := in.attachGroup(root, h.program, h.attach); err != nil {
-			return fmt.Errorf("attach %s to %s: %w", h.program, root, err)
+		if err := in.attachGroup(path, h.program, h.attach); err != nil {
+			return fmt.Errorf("attach %s to all control groups: %w", h.program, err)
 		}
 		between()
 	}
@@ -94,28 +94,22 @@ func (in *instance) attachGroup(root, program string, how ebpf.AttachType) error
 	return l.Pin(pin)
 }
 
-var errNoGroups = errors.New("no cgroup2 file system is mounted, which FULLNAT's programs are attached to")
-
-// rootGroup finds where the root of all control groups is mounted. A mount made for a command only will do: what
-// is attached there stays attached.
-func rootGroup() (string, error) {
-	mounts, err := os.ReadFile("/proc/1/mountinfo")
+// rootGroup opens the root of all control groups by a mount of its own that nobody else sees, for it need not be mounted where we are:
+// `ip netns exec` hides what is. What is attached there stays attached.
+func rootGroup() (*os.File, error) {
+	fs, err := unix.Fsopen("cgroup2", unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		if mounts, err = os.ReadFile("/proc/self/mountinfo"); err != nil {
-			return "", err
-		}
+		return nil, fmt.Errorf("control groups of version 2, which FULLNAT's programs are attached to: %w", err)
 	}
-	for line := range strings.Lines(string(mounts)) {
-		f := strings.Fields(line)
-		if i := slices.Index(f, "-"); i > 5 && i+1 < len(f) && f[i+1] == "cgroup2" && f[3] == "/" {
-			for _, path := range []string{f[4], "/proc/1/root" + f[4]} {
-				if _, err := os.Stat(path + "/cgroup.procs"); err == nil {
-					return path, nil
-				}
-			}
-		}
+	defer unix.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return nil, fmt.Errorf("mount control groups: %w", err)
 	}
-	return "", errNoGroups
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("mount control groups: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "cgroup2"), nil
 }
 
 var toaMeanings = map[bpfToa]Count{

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"time"
 
@@ -147,9 +148,10 @@ func follow(t, want *lvs.Table, prune bool) (edits, error) {
 type ruleKey struct {
 	service lvs.ServiceID
 	server  lvs.ServerID
+	local   netip.Addr
 }
 
-func keyOf(r ipvsadm.Rule) ruleKey { return ruleKey{r.Service, r.Server} }
+func keyOf(r ipvsadm.Rule) ruleKey { return ruleKey{r.Service, r.Server, r.Local} }
 
 // compare gives what differs, in the order of the table after; what goes stands where its service ends, or at the end.
 func compare(before, after []ipvsadm.Rule) (all []edit) {

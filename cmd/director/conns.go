@@ -82,15 +82,20 @@ type connJSON struct {
 	Client   string  `json:"client"`
 	Virtual  string  `json:"virtual"`
 	Server   string  `json:"server"`
+	Local    string  `json:"local,omitempty"` // what the server sees in the client's place
 	Forward  string  `json:"forward"`
 	Expires  float64 `json:"expires"` // seconds
 }
 
 func jsonOf(c lvs.Conn) connJSON {
-	return connJSON{
-		strings.ToLower(c.Protocol.String()), c.StateName(), c.Template, c.Client.String(), c.Virtual.String(), c.Server.String(),
-		strings.ToLower(c.Forward.String()), c.Expires.Seconds(),
+	one := connJSON{
+		Protocol: strings.ToLower(c.Protocol.String()), State: c.StateName(), Template: c.Template, Client: c.Client.String(),
+		Virtual: c.Virtual.String(), Server: c.Server.String(), Forward: strings.ToLower(c.Forward.String()), Expires: c.Expires.Seconds(),
 	}
+	if c.Local.IsValid() {
+		one.Local = c.Local.String()
+	}
+	return one
 }
 
 func (v connsVerb) stream(out io.Writer, d lvs.Director) error {
@@ -125,7 +130,11 @@ func (v connsVerb) table(out io.Writer, d lvs.Director) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "PROTOCOL\tSERVICE\tCLIENT\tSERVER\tFORWARD\tSTATE\tEXPIRES")
 	for _, c := range all {
-		fmt.Fprintf(w, "%v\t%v\t%v\t%v\t%v\t%s\t%v\n", c.Protocol, c.Virtual, c.Client, c.Server, c.Forward, c.StateName(), c.Expires.Round(time.Second))
+		client := c.Client.String()
+		if c.Local.IsValid() {
+			client += " as " + c.Local.String()
+		}
+		fmt.Fprintf(w, "%v\t%v\t%v\t%v\t%v\t%s\t%v\n", c.Protocol, c.Virtual, client, c.Server, c.Forward, c.StateName(), c.Expires.Round(time.Second))
 	}
 	return w.Flush()
 }

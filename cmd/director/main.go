@@ -35,6 +35,7 @@ type verbs struct {
 	Apply         applyVerb      `cmd:"" help:"Make the table what a file says, and touch only what differs."`
 	Confirm       confirmVerb    `cmd:"" help:"Keep the change of an apply --rollback-after."`
 	WatchRollback watchVerb      `cmd:"" hidden:""`
+	Laddr         laddrVerb      `cmd:"" help:"The local addresses of FULLNAT."`
 	Unload        unloadVerb     `cmd:"" help:"Detach from everything, and forget all services and connections."`
 	Completion    completionVerb `cmd:"" help:"Print what makes a shell complete director and ipvsadm."`
 	Complete      completeVerb   `cmd:"" hidden:""`
@@ -71,9 +72,10 @@ func commandLine() *kong.Kong {
 	return kong.Must(&verbs{}, kong.Name("director"), kong.UsageOnError(),
 		kong.Description("The Linux Virtual Server. Services and servers are managed with ipvsadm, which is a link to this program."),
 		kong.Vars{
-			"conns":    strconv.Itoa(dataplane.DefaultSizes.Conns),
-			"services": strconv.Itoa(dataplane.DefaultSizes.Services),
-			"servers":  strconv.Itoa(dataplane.DefaultSizes.Servers),
+			"local_ports": lvs.DefaultLocalPorts.String(),
+			"conns":       strconv.Itoa(dataplane.DefaultSizes.Conns),
+			"services":    strconv.Itoa(dataplane.DefaultSizes.Services),
+			"servers":     strconv.Itoa(dataplane.DefaultSizes.Servers),
 		})
 }
 

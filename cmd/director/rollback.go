@@ -40,6 +40,7 @@ type former struct {
 	Boot     string        `json:"boot"`  // the boot of the machine that the time belongs to
 	Until    time.Duration `json:"until"` // since then
 	Timeouts lvs.Timeouts  `json:"timeouts"`
+	Locals   []lvs.LocalAddr
 	Services []*lvs.Service
 }
 
@@ -61,7 +62,7 @@ func remember(t *lvs.Table, after time.Duration) ([]byte, error) {
 	if after <= 0 {
 		return nil, nil
 	}
-	return json.Marshal(former{bootID(), sinceBoot() + after, t.Timeouts, t.Services()})
+	return json.Marshal(former{bootID(), sinceBoot() + after, t.Timeouts, t.Locals, t.Services()})
 }
 
 // rollback is the file for a director.
@@ -201,7 +202,7 @@ func (r *rollback) undo(file *os.File, f former) error {
 		for _, s := range f.Services {
 			t.Put(s)
 		}
-		t.Timeouts = f.Timeouts
+		t.Timeouts, t.Locals = f.Timeouts, f.Locals
 		return nil
 	})
 	if errors.Is(err, errConfirmed) {
