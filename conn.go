@@ -35,6 +35,8 @@ func StateName(p Protocol, s State) string {
 	switch {
 	case p == TCP && s < TCPStates:
 		return tcpStateNames[s]
+	case p == SCTP && s < SCTPStates:
+		return sctpStateNames[s]
 	case p == UDP:
 		return "UDP"
 	}

@@ -8,11 +8,11 @@ import "testing"
 func TestTCPStates(t *testing.T) {
 	type segment struct {
 		d Direction
-		e TCPEvent
+		e Event
 	}
-	toServer := func(e TCPEvent) segment { return segment{ToServer, e} }
-	toClient := func(e TCPEvent) segment { return segment{ToClient, e} }
-	passing := func(e TCPEvent) segment { return segment{ToServerOnly, e} }
+	toServer := func(e Event) segment { return segment{ToServer, e} }
+	toClient := func(e Event) segment { return segment{ToClient, e} }
+	passing := func(e Event) segment { return segment{ToServerOnly, e} }
 	open := []segment{toServer(SYN), toClient(SYN), toServer(ACK)}
 	openPassing := []segment{passing(SYN), passing(ACK)}
 	then := func(a []segment, b ...segment) []segment { return append(a[:len(a):len(a)], b...) }
@@ -43,7 +43,7 @@ func TestTCPStates(t *testing.T) {
 	} {
 		s := TCPNone
 		for _, g := range c.segments {
-			s = s.Next(g.d, g.e)
+			s = TCPMachine.Next(s, g.d, g.e)
 		}
 		if s != c.state {
 			t.Errorf("%s: %s, want %s", c.story, StateName(TCP, s), StateName(TCP, c.state))
@@ -60,7 +60,7 @@ func TestTCPStates(t *testing.T) {
 func TestTCPEventOf(t *testing.T) {
 	for _, c := range []struct {
 		flags string
-		want  TCPEvent
+		want  Event
 	}{{"", NoFlag}, {"A", ACK}, {"FA", FIN}, {"SA", SYN}, {"SF", SYN}, {"RA", RST}, {"SFAR", RST}} {
 		var f [128]bool
 		for i := range c.flags {

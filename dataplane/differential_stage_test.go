@@ -270,7 +270,11 @@ func (s *stage) mustBegin(t rapid.TB, at uint32) {
 	jiffies = func(uint32) uint32 { return s.now }
 	ask := func(a netip.Addr) (oracle.Hop, bool) { s.asked = a; return s.route(a) }
 	s.judge = oracle.New(oracle.Options{Size: stageConns, Route: ask})
-	mustDo(t, "settings", s.Set(func(all *lvs.Settings) error { *all = lvs.DefaultSettings; return nil }))
+	mustDo(t, "settings", s.Set(func(all *lvs.Settings) error {
+		*all = lvs.DefaultSettings
+		all.DropEntry = 0 // a full table is to be full
+		return nil
+	}))
 	s.mustSet(t)
 	routes, err := s.in.m(bpfMapRoutes)
 	mustDo(t, "routes", err)

@@ -195,17 +195,18 @@ type bpfPlan struct {
 		DstPort     uint16
 		Protocol    uint8
 		Family      uint8
-		TcpFlags    uint8
+		Event       uint8
 		Ttl         uint8
 		Network     uint16
 		Transport   uint16
 		Length      uint32
+		Opens       bool
 		MayFragment bool
 		Summed      bool
 		Tos         uint8
 		Early       bool
 		Routed      bool
-		_           [3]byte
+		_           [2]byte
 		Mark        uint32
 		_           [4]byte
 	}
@@ -255,6 +256,8 @@ type bpfPlan struct {
 	Forward  uint32
 	Back     uint32
 	Turn     uint32
+	Begun    uint32
+	_        [4]byte
 }
 
 type bpfQuote struct {
@@ -279,8 +282,9 @@ const (
 	bpfReasonREASON_MALFORMED       bpfReason = 11
 	bpfReasonREASON_NO_LOCAL_PORT   bpfReason = 12
 	bpfReasonREASON_TOA_NO_ROOM     bpfReason = 13
-	bpfReasonREASON_UNSUPPORTED     bpfReason = 14
-	bpfReasonREASONS                bpfReason = 15
+	bpfReasonREASON_DEFENCE         bpfReason = 14
+	bpfReasonREASON_UNSUPPORTED     bpfReason = 15
+	bpfReasonREASONS                bpfReason = 16
 )
 
 type bpfRoute struct {
@@ -393,8 +397,7 @@ type bpfServiceKey struct {
 
 type bpfSetting struct {
 	_                       structs.HostLayout
-	TcpTimeout              [16]uint32
-	UdpTimeout              uint32
+	Timeout                 [64]uint32
 	IcmpBurst               uint32
 	IcmpEvery               uint32
 	SweepEvery              uint32
@@ -410,6 +413,13 @@ type bpfSetting struct {
 	ExpireQuiescentTemplate uint32
 	SloppyTcp               uint32
 	PmtuDisc                uint32
+	AmDroprate              uint32
+	Amemthresh              uint32
+	DropEntry               uint32
+	DropPacket              uint32
+	SecureTcp               uint32
+	DropEvery               uint32
+	LittleRoom              uint32
 	Marks                   uint32
 	Device                  uint32
 	LocalMoved              uint32
@@ -437,6 +447,7 @@ type bpfSweeper struct {
 	Next        uint32
 	Rounds      uint32
 	Ended       uint64
+	Shed        uint64
 	PlacesSwept uint64
 }
 
@@ -475,17 +486,17 @@ const (
 	bpfProgDirectorStart   = "director_start"
 	bpfProgDirectorTc      = "director_tc"
 	bpfProgDirectorXdp     = "director_xdp"
+	bpfVarActiveStates     = "active_states"
 	bpfVarCpus             = "cpus"
 	bpfVarDry              = "dry"
 	bpfVarHz               = "hz"
 	bpfVarLoopback         = "loopback"
+	bpfVarNextState        = "next_state"
 	bpfVarSeed             = "seed"
 	bpfVarSegments         = "segments"
 	bpfVarServersSize      = "servers_size"
 	bpfVarServicesSize     = "services_size"
 	bpfVarSettings         = "settings"
-	bpfVarTcpActive        = "tcp_active"
-	bpfVarTcpNext          = "tcp_next"
 	bpfVarTestClock        = "test_clock"
 )
 
@@ -574,17 +585,17 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	ActiveStates *ebpf.VariableSpec `ebpf:"active_states"`
 	Cpus         *ebpf.VariableSpec `ebpf:"cpus"`
 	Dry          *ebpf.VariableSpec `ebpf:"dry"`
 	Hz           *ebpf.VariableSpec `ebpf:"hz"`
 	Loopback     *ebpf.VariableSpec `ebpf:"loopback"`
+	NextState    *ebpf.VariableSpec `ebpf:"next_state"`
 	Seed         *ebpf.VariableSpec `ebpf:"seed"`
 	Segments     *ebpf.VariableSpec `ebpf:"segments"`
 	ServersSize  *ebpf.VariableSpec `ebpf:"servers_size"`
 	ServicesSize *ebpf.VariableSpec `ebpf:"services_size"`
 	Settings     *ebpf.VariableSpec `ebpf:"settings"`
-	TcpActive    *ebpf.VariableSpec `ebpf:"tcp_active"`
-	TcpNext      *ebpf.VariableSpec `ebpf:"tcp_next"`
 	TestClock    *ebpf.VariableSpec `ebpf:"test_clock"`
 }
 
@@ -671,17 +682,17 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	ActiveStates *ebpf.Variable `ebpf:"active_states"`
 	Cpus         *ebpf.Variable `ebpf:"cpus"`
 	Dry          *ebpf.Variable `ebpf:"dry"`
 	Hz           *ebpf.Variable `ebpf:"hz"`
 	Loopback     *ebpf.Variable `ebpf:"loopback"`
+	NextState    *ebpf.Variable `ebpf:"next_state"`
 	Seed         *ebpf.Variable `ebpf:"seed"`
 	Segments     *ebpf.Variable `ebpf:"segments"`
 	ServersSize  *ebpf.Variable `ebpf:"servers_size"`
 	ServicesSize *ebpf.Variable `ebpf:"services_size"`
 	Settings     *ebpf.Variable `ebpf:"settings"`
-	TcpActive    *ebpf.Variable `ebpf:"tcp_active"`
-	TcpNext      *ebpf.Variable `ebpf:"tcp_next"`
 	TestClock    *ebpf.Variable `ebpf:"test_clock"`
 }
 

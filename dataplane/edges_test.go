@@ -166,7 +166,7 @@ func (w *world) mustStats(p path) lvs.Stats {
 func TestExpiredConnectionsAreAbsent(t *testing.T) {
 	onBothHooks(t, func(t *testing.T, w *world, p *ebpf.Program) {
 		w.check(p, row{does: "a connection", held: established4, in: tcp4.in("A"), becomes: forwarded}, 1)
-		end := w.settings.Now + w.settings.TcpTimeout[lvs.TCPEstablished]
+		end := w.settings.Now + *w.settings.timeout(lvs.TCPMachine, lvs.TCPEstablished)
 		w.settings.SweepSlice = 0 // nothing is swept
 		w.setClock(end - 1)
 		for range 2 { // the second is past the kernel's turn to look for its neighbours
@@ -174,7 +174,7 @@ func TestExpiredConnectionsAreAbsent(t *testing.T) {
 			w.run(w.tc, w.servers, tcp4.from(2).out("SA").frame(t))
 		}
 		w.check(p, row{does: "an answer in the last jiffy", in: tcp4.out("A"), becomes: forwarded}, 1)
-		end = w.settings.Now + w.settings.TcpTimeout[lvs.TCPEstablished]
+		end = w.settings.Now + *w.settings.timeout(lvs.TCPMachine, lvs.TCPEstablished)
 		w.setClock(end)
 		w.check(p, row{does: "an answer past the end", in: tcp4.out("A"), becomes: passed}, 1)
 		w.check(p, row{does: "a segment past the end", in: tcp4.in("A"), becomes: passed, reason: bpfReasonREASON_NO_CONN}, 1)
@@ -246,7 +246,7 @@ func TestThresholds(t *testing.T) {
 			if left <= c.back {
 				break
 			}
-			w.setClock(first + w.settings.UdpTimeout + uint32(c.upper-left))
+			w.setClock(first + *w.settings.timeout(lvs.Stateless, 0) + uint32(c.upper-left))
 			w.mustSweep()
 		}
 	}

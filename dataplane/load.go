@@ -96,7 +96,7 @@ func spec(s Sizes) (*ebpf.CollectionSpec, error) {
 	}
 	for name, v := range map[string]any{
 		bpfVarSegments: segments, bpfVarSeed: seed, bpfVarCpus: uint32(cpus), bpfVarHz: hz,
-		bpfVarTcpNext: tcpNext(), bpfVarTcpActive: tcpActive(), bpfVarLoopback: uint32(1),
+		bpfVarNextState: nextStates(), bpfVarActiveStates: activeStates(), bpfVarLoopback: uint32(1),
 		bpfVarServersSize: uint32(s.Servers) + 1, bpfVarServicesSize: uint32(s.Services) + 1,
 	} {
 		if err := c.Variables[name].Set(v); err != nil {
@@ -108,25 +108,35 @@ func spec(s Sizes) (*ebpf.CollectionSpec, error) {
 
 const routesPerCPU = 1024
 
-func tcpNext() (t [256]uint8) {
-	for dir := range lvs.Directions {
-		for event := range lvs.NoFlag {
-			for state := range lvs.TCPStates {
-				t[int(dir)*64+int(event)*16+int(state)] = uint8(state.Next(dir, event))
+// nextStates and activeStates are C's form of what [lvs.Machine] says.
+func nextStates() (t [int(lvs.Machines) * 1024]uint8) {
+	for m := range lvs.Machines {
+		events, states := m.Shape()
+		for dir := range lvs.Directions {
+			for event := range events {
+				for state := range states {
+					t[int(m)*1024+int(dir)*256+int(event)*16+int(state)] = uint8(m.Next(state, dir, event))
+				}
 			}
 		}
 	}
 	return t
 }
 
-func tcpActive() (bits uint32) {
-	for state, active := range lvs.TCPActive {
-		if active {
-			bits |= 1 << state
+func activeStates() (bits [lvs.Machines]uint32) {
+	for m, p := range machines {
+		_, states := lvs.Machine(m).Shape()
+		for state := range states {
+			if state.Active(p) {
+				bits[m] |= 1 << state
+			}
 		}
 	}
 	return bits
 }
+
+// machines are those of [lvs.Machine], with a protocol that goes by each.
+var machines = [lvs.Machines]lvs.Protocol{lvs.TCPMachine: lvs.TCP, lvs.TCPSecure: lvs.TCP, lvs.SCTPMachine: lvs.SCTP, lvs.Stateless: lvs.UDP}
 
 // newSettings are the settings of a fresh instance: the whole table is swept about once a second.
 func newSettings(hz, segments uint32) bpfSetting {
@@ -139,14 +149,23 @@ func newSettings(hz, segments uint32) bpfSetting {
 }
 
 func (s *bpfSetting) setTimeouts(t lvs.Timeouts, hz uint32) {
-	for state := range lvs.TCPStates {
-		s.TcpTimeout[state] = t.Of(lvs.TCP, state) * hz
+	for m, p := range machines {
+		_, states := lvs.Machine(m).Shape()
+		for state := range states {
+			*s.timeout(lvs.Machine(m), state) = t.Of(p, state) * hz
+		}
 	}
-	s.UdpTimeout = t.Of(lvs.UDP, 0) * hz
+}
+
+func (s *bpfSetting) timeout(m lvs.Machine, state lvs.State) *uint32 {
+	return &s.Timeout[int(m)*16+int(state)]
 }
 
 func (s *bpfSetting) timeouts(hz uint32) lvs.Timeouts {
-	return lvs.Timeouts{TCP: s.TcpTimeout[lvs.TCPEstablished] / hz, TCPFin: s.TcpTimeout[lvs.TCPFinWait] / hz, UDP: s.UdpTimeout / hz}
+	return lvs.Timeouts{
+		TCP: *s.timeout(lvs.TCPMachine, lvs.TCPEstablished) / hz, TCPFin: *s.timeout(lvs.TCPMachine, lvs.TCPFinWait) / hz,
+		UDP: *s.timeout(lvs.Stateless, 0) / hz,
+	}
 }
 
 // load makes the instance in a directory.

@@ -56,6 +56,7 @@ type Status struct {
 	MemoryBytes uint64      `json:"memory_bytes"`
 	Sweeps      uint32      `json:"sweeps"` // times that the whole connection table was swept
 	Expired     uint64      `json:"expired_conns"`
+	Shed        uint64      `json:"shed_conns"` // that drop_entry has ended before their time
 	Interfaces  []Interface `json:"interfaces"`
 	Reasons     []Reason    `json:"reasons"`
 	Marks       []string    `json:"marks,omitempty"` // firewall marks that lead packets to the program
@@ -77,6 +78,7 @@ var meanings = map[bpfReason]string{
 	bpfReasonREASON_MALFORMED:       "impossible lengths, for an address of ours: left to the kernel",
 	bpfReasonREASON_NO_LOCAL_PORT:   "no local address and port free for FULLNAT (director laddr): answered with ICMP port unreachable",
 	bpfReasonREASON_TOA_NO_ROOM:     "no room for the client's address (TOA), which the server has not heard yet: forwarded without it",
+	bpfReasonREASON_DEFENCE:         "begins a connection while drop_packet is on: dropped",
 	bpfReasonREASON_UNSUPPORTED:     "the service or server asks for what is not built yet: left to the kernel",
 }
 
@@ -169,7 +171,7 @@ func (in *instance) readSweeper(s *Status) error {
 	if err := m.Lookup(uint32(0), &w); err != nil {
 		return err
 	}
-	s.Sweeps, s.Expired = w.Rounds, w.Ended
+	s.Sweeps, s.Expired, s.Shed = w.Rounds, w.Ended-w.Shed, w.Shed
 	return nil
 }
 

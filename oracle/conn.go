@@ -81,9 +81,7 @@ func (d *Director) touch(c *conn, dir lvs.Direction, p *packet) {
 		return
 	}
 	*c.server.tally(c) -= 1
-	if c.protocol == lvs.TCP {
-		c.state = c.state.Next(dir, p.event)
-	}
+	c.state = lvs.MachineOf(c.protocol, d.settings.SecureTCP >= 2).Next(c.state, dir, p.event)
 	*c.server.tally(c) += 1
 	if t := c.template; t != nil && (c.state == lvs.TCPEstablished && c.protocol == lvs.TCP || c.protocol == lvs.UDP && dir == lvs.ToClient) {
 		t.assured = true

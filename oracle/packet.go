@@ -52,7 +52,7 @@ type packet struct {
 	source, destination netip.AddrPort
 	ttl                 uint8
 	mayFragment         bool
-	event               lvs.TCPEvent
+	event               lvs.Event
 }
 
 func (p *packet) v6() bool { return p.source.Addr().Is6() }

@@ -65,7 +65,7 @@ static __always_inline bool conn_replaced_by(struct conn *e, struct flow *f)
 {
 	__u32 life = READ_ONCE(e->life), mode = settings.conn_reuse_mode;
 
-	if (f->protocol != IPPROTO_TCP || !begins(f) || !mode || life & LIFE_CONTROLLED)
+	if (!f->opens || !mode || life & LIFE_CONTROLLED)
 		return false;
 	return (life & LIFE_STATE) == TCP_TIME_WAIT || (life & LIFE_STATE) == TCP_CLOSE ||
 	       (mode & 2 && (life & (LIFE_STATE | LIFE_NO_OUTPUT)) == (TCP_FIN_WAIT | LIFE_NO_OUTPUT));
@@ -77,7 +77,7 @@ static __always_inline bool conn_deserted(struct conn *e, struct flow *f)
 	__u32 slot = READ_ONCE(e->server);
 	struct server *d = bpf_map_lookup_elem(&servers, &slot);
 
-	return d && (d->use != SLOT_LIVE || (!d->weight && f->protocol == IPPROTO_TCP && begins(f)));
+	return d && (d->use != SLOT_LIVE || (!d->weight && f->opens));
 }
 
 /* A packet to the server comes from a local address in FULLNAT, and has to tell the client's as long as the server has not heard it. */
@@ -88,7 +88,7 @@ static __always_inline bool decide_local(struct decision *d, struct flow *f, str
 	if (!r)
 		return false;
 	decide_source(d, r->client, r->client_port);
-	d->tell = f->protocol == IPPROTO_TCP && !(f->tcp_flags & (TCP_SYN | TCP_RST)) &&
+	d->tell = f->protocol == IPPROTO_TCP && f->event != TCP_EVENT_SYN && f->event != TCP_EVENT_RST &&
 		  !(READ_ONCE(e->life) & LIFE_ANSWERED);
 	return true;
 }
@@ -155,6 +155,11 @@ static __always_inline void decide_new(struct decision *d, struct flow *f, struc
 	int i = service_of(f);
 	if (i >= 0 && !f->routed && settings.marks & (f->family == FAMILY_IPV4 ? 1 : 2)) {
 		d->outcome = OUTCOME_ASK;
+		return;
+	}
+	if (i >= 0 && defence_drops(p)) {
+		d->outcome = OUTCOME_DROP;
+		d->reason = REASON_DEFENCE;
 		return;
 	}
 	if (i >= 0) {

@@ -98,7 +98,8 @@ struct sweeper {
 	struct bpf_timer timer;
 	__u32 next; /* the segment that comes next */
 	__u32 rounds; /* how often the whole table was swept */
-	__u64 ended; /* entries whose time was over */
+	__u64 ended; /* entries */
+	__u64 shed; /* those of them that drop_entry has ended before their time */
 	__u64 places_swept; /* jiffies */
 };
 MAP(sweepers, ARRAY, 1, 0, __u32, struct sweeper);
@@ -135,12 +136,12 @@ const volatile bool dry = false; /* changes nothing that others see (dry.h) */
 /* Go sets these while programs run. */
 struct setting settings SEC(".data.settings");
 
-/* TCP transitions: [direction][event][state], from Go's table of them. */
 enum direction { DIRECTION_INPUT, DIRECTION_OUTPUT, DIRECTION_INPUT_ONLY, DIRECTIONS };
-enum tcp_event { TCP_EVENT_SYN, TCP_EVENT_FIN, TCP_EVENT_ACK, TCP_EVENT_RST, TCP_EVENTS };
-enum { TCP_NEXT = 256 };
-const volatile __u8 tcp_next[TCP_NEXT] = {}; /* direction x 64 + event x 16 + state */
-const volatile __u32 tcp_active; /* a bit for each state that counts as active */
+/* How packets move connections on, as Go's lvs.Machine has it: the state that follows, and a bit for each state that counts as
+ * active. */
+enum { NEXT = MACHINES * 1024 };
+const volatile __u8 next_state[NEXT] = {}; /* machine x 1024 + direction x 256 + event x 16 + state */
+const volatile __u32 active_states[MACHINES] = {};
 
 /* A mask that clang does not see through. It would prove it needless, and leave the verifier without a bound. */
 #define BOUND(x, mask) asm volatile("%0 &= %1" : "+r"(x) : "i"(mask))

@@ -20,11 +20,12 @@ struct flow {
 	__u16 dst_port;
 	__u8 protocol;
 	__u8 family;
-	__u8 tcp_flags; /* byte 13 of the TCP header */
+	__u8 event; /* what it means to its connection, by the protocol's rules */
 	__u8 ttl;
 	__u16 network; /* offset of the IP header */
 	__u16 transport; /* offset of the TCP or UDP header */
 	__u32 length; /* IP bytes */
+	bool opens; /* it is to begin a connection, by what it says; packets without state say nothing */
 	bool may_fragment;
 	bool summed; /* a checksum covers all that follows the IP header; so it is known what that adds up to */
 	__u8 tos; /* or traffic class */
@@ -45,6 +46,18 @@ struct ipv6_extension {
 	__u8 length; /* in 8 bytes, less one */
 };
 
+/* Which flag counts. */
+static __always_inline __u8 tcp_event(__u8 flags)
+{
+	if (flags & TCP_RST)
+		return TCP_EVENT_RST;
+	if (flags & TCP_SYN)
+		return TCP_EVENT_SYN;
+	if (flags & TCP_FIN)
+		return TCP_EVENT_FIN;
+	return flags & TCP_ACK ? TCP_EVENT_ACK : TCP_EVENT_NONE;
+}
+
 static __always_inline enum parsed parse_transport(struct packet *p, struct flow *f)
 {
 	__u64 at = f->transport;
@@ -62,7 +75,8 @@ static __always_inline enum parsed parse_transport(struct packet *p, struct flow
 			return PARSED_MALFORMED;
 		f->src_port = t->source;
 		f->dst_port = t->dest;
-		f->tcp_flags = ((__u8 *)t)[13];
+		f->event = tcp_event(((__u8 *)t)[13]);
+		f->opens = f->event == TCP_EVENT_SYN; /* also with ACK, as of active FTP */
 		f->summed = true;
 		return PARSED_FLOW;
 	}
@@ -161,7 +175,8 @@ static __always_inline enum parsed parse(struct packet *p, struct flow *f)
 	if ((void *)(eth + 1) > p->end || packet_is_tagged(p) || !packet_is_ours(p))
 		return PARSED_OTHER;
 	f->network = sizeof(*eth);
-	f->tcp_flags = 0;
+	f->event = 0;
+	f->opens = false;
 	f->mark = packet_mark(p);
 	f->early = p->hook == HOOK_XDP;
 	f->routed = p->egress;

@@ -52,5 +52,6 @@ struct plan {
 	__u32 forward; /* the server's method; it may be edited meanwhile */
 	__u32 back; /* the return entry's line, with FULLNAT */
 	__u32 turn; /* of this CPU's round through the pools of local addresses */
+	__u32 begun; /* packets that began a connection, since drop_packet dropped one */
 };
 MAP(plans, PERCPU_ARRAY, 1, 0, __u32, struct plan);

@@ -3,6 +3,7 @@
  * so it is verified once and shared by the hooks. */
 #pragma once
 #include "sched.h"
+#include "defence.h"
 #include "pool.h"
 
 /* What schedule() answers beyond a line of the segment. */
@@ -16,12 +17,6 @@ enum {
 	SCHEDULED_NO_PORT = -7,
 	SCHEDULED_DRY = -8 /* there is room for it, and nothing is to change */
 };
-
-/* Whether a TCP segment begins a connection: also one with ACK, as of active FTP, but none with RST. */
-static __always_inline bool begins(struct flow *f)
-{
-	return (f->tcp_flags & (TCP_SYN | TCP_RST)) == TCP_SYN;
-}
 
 /* Ends an entry that is past its time, or that a new connection of the same client port replaces. */
 __noinline int conn_retire(struct segment *s, __u32 segment, __u32 line)
@@ -89,7 +84,7 @@ __noinline int service_of(struct flow *f)
 	}
 	if (!slot)
 		return SCHEDULED_NOT;
-	if (f->protocol == IPPROTO_TCP && !begins(f) && (!settings.sloppy_tcp || f->tcp_flags & TCP_RST))
+	if (f->protocol == IPPROTO_TCP && !f->opens && (!settings.sloppy_tcp || f->event == TCP_EVENT_RST))
 		return SCHEDULED_NO_CONN;
 	__u32 service = *slot;
 	struct service *v = bpf_map_lookup_elem(&services, &service);

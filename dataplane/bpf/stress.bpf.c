@@ -166,7 +166,7 @@ static __always_inline void try_sweep(__u32 segment)
 /* A packet of a connection, with any flags. */
 static __always_inline void try_touch(struct worker *w, struct conn *e)
 {
-	struct flow f = { .protocol = IPPROTO_TCP, .tcp_flags = (w->random >> 48) & 31 };
+	struct flow f = { .protocol = IPPROTO_TCP, .event = tcp_event(w->random >> 48) };
 
 	conn_touch(e, 0, &f, DIRECTION_INPUT);
 }
@@ -298,6 +298,19 @@ int sweep_all(struct __sk_buff *ctx)
 		return -1;
 	w->next = 0;
 	sweep_slice(w, segments);
+	return 0;
+}
+
+/* Sweeps the next slice, of as many segments as the mark says. */
+SEC("tc")
+int sweep_next(struct __sk_buff *ctx)
+{
+	__u32 zero = 0;
+	struct sweeper *w = bpf_map_lookup_elem(&sweepers, &zero);
+
+	if (!w)
+		return -1;
+	sweep_slice(w, ctx->mark);
 	return 0;
 }
 

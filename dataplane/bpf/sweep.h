@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* sweep.h - takes out entries whose time is over, a slice of the table at each tick of a timer. No process is needed. */
 #pragma once
+#include "defence.h"
 #include "places.h"
 #include "pool.h"
 
@@ -8,7 +9,8 @@ struct slice {
 	__u32 from, count;
 	__u32 now;
 	__u32 segment, page;
-	__u32 ended;
+	__u64 ended; /* and those of them that were shed, in SHED */
+	__u32 taken; /* lines of the segments that were swept */
 	__u64 lines; /* of the page, to look at under the lock */
 };
 
@@ -30,26 +32,52 @@ __noinline __u64 page_old(struct segment *s, __u32 page, __u32 jiffies)
 	return lines;
 }
 
+/* The lines of a page that drop_entry ends before their time. */
+__noinline __u64 page_shed(struct segment *s, struct links *l, __u32 page, __u32 jiffies)
+{
+	__u64 lines = 0;
+
+	if (!s || !l || settings.drop_entry < DEFENCE_ON)
+		return 0;
+#pragma clang loop unroll(disable)
+	for (__u32 j = 0; j < LINES; j++) {
+		__u64 i = page * LINES + j;
+		BOUND(i, SEGMENT_LINES - 1);
+		lines |= (__u64) !!entry_is_shed(s, i, l->line[i], jiffies) << j;
+	}
+	return lines;
+}
+
+#define SHED (1ULL << 32)
+
+/* Releases the line of an entry that has ended, or ends its entry: 1, and SHED if that was before its time. */
+__noinline __u64 line_sweep(__u32 segment, __u32 i, __u32 jiffies)
+{
+	struct segment *s = bpf_map_lookup_elem(&conns, &segment);
+	struct guard *g = bpf_map_lookup_elem(&guards, &segment);
+
+	if (!s || !g)
+		return 0;
+	struct conn *e = line_at(s, i);
+	struct conn_seen seen = { segment, i & (SEGMENT_LINES - 1), READ_ONCE(e->own), READ_ONCE(e->expires), jiffies };
+	bool past = (__s32)(jiffies - seen.expires) >= 0;
+	if (seen.own & OWN_DEAD)
+		conn_release(s, g, seen.line);
+	if (!(seen.own & OWN_LIVE) ||
+	    (past && (template_waits(e) || template_goes_on(e, segment, seen.line, seen.expires) ||
+		      return_goes_on(e, segment * SEGMENT_LINES + seen.line))))
+		return 0;
+	return conn_end(s, g, e, &seen) ? past ? 1 : 1 | SHED : 0;
+}
+
 static long sweep_line(__u32 n, struct slice *c)
 {
 	__u64 lines = c->lines;
 
 	if (!lines)
 		return 1;
-	__u32 i = (c->page & (PAGES - 1)) * LINES + (lowest(lines) & (LINES - 1));
 	c->lines = lines & (lines - 1);
-	struct segment *s = bpf_map_lookup_elem(&conns, &c->segment);
-	struct guard *g = bpf_map_lookup_elem(&guards, &c->segment);
-	if (!s || !g)
-		return 1;
-	struct conn *e = line_at(s, i);
-	struct conn_seen seen = { c->segment, i, READ_ONCE(e->own), READ_ONCE(e->expires), c->now };
-	if (seen.own & OWN_DEAD)
-		conn_release(s, g, i);
-	else if (seen.own & OWN_LIVE && (__s32)(c->now - seen.expires) >= 0 && !template_waits(e) &&
-		 !template_goes_on(e, c->segment, i, seen.expires) &&
-		 !return_goes_on(e, c->segment * SEGMENT_LINES + i))
-		c->ended += conn_end(s, g, e, &seen);
+	c->ended += line_sweep(c->segment, c->page * LINES + lowest(lines), c->now);
 	return 0;
 }
 
@@ -60,11 +88,14 @@ static long sweep_segment(__u32 n, struct slice *c)
 	struct guard *g = bpf_map_lookup_elem(&guards, &c->segment);
 	if (!s || !g)
 		return 1;
+	struct links *l = bpf_map_lookup_elem(&links, &c->segment);
 #pragma clang loop unroll(disable)
 	for (__u32 page = 0; page < PAGES; page++) {
-		if (!READ_ONCE(g->taken[page & (PAGES - 1)]))
+		__u64 taken = READ_ONCE(g->taken[page & (PAGES - 1)]);
+		if (!taken)
 			continue;
-		c->lines = page_old(s, page, c->now);
+		c->taken += bits_in(taken);
+		c->lines = page_old(s, page, c->now) | page_shed(s, l, page, c->now);
 		c->page = page;
 		if (c->lines)
 			bpf_loop(LINES, sweep_line, c, 0);
@@ -81,16 +112,20 @@ static __always_inline void sweep_slice(struct sweeper *w, __u32 count)
 		c.from = 0;
 		w->rounds++;
 	}
+	if (count > segments - c.from)
+		count = segments - c.from;
 	bpf_loop(count, sweep_segment, &c, 0);
 	w->next = c.from + count;
-	w->ended += c.ended;
+	w->ended += c.ended & (SHED - 1);
+	w->shed += c.ended / SHED;
+	defence_judge(c.taken, (__u64)count * SEGMENT_LINES);
 }
 
 static int sweep_tick(void *map, __u32 *key, struct sweeper *w)
 {
 	sweep_slice(w, settings.sweep_slice);
 	places_sweep(w);
-	bpf_timer_start(&w->timer, settings.sweep_every, 0);
+	bpf_timer_start(&w->timer, settings.sweep_every >> (settings.little_room ? 2 : 0), 0);
 	return 0;
 }
 

@@ -7,7 +7,7 @@
  */
 #pragma once
 #include "plan.h"
-#include "tcp.h"
+#include "state.h"
 
 enum { FTP_PORT = 21, FTP_DATA_PORT = 20, UNPRIVILEGED_PORT = 1024, TEMPLATE_LOST_PORT = 0xffff };
 

@@ -47,6 +47,7 @@ enum reason {
 	REASON_MALFORMED, /* lengths that cannot be, for an address of ours: left to the kernel */
 	REASON_NO_LOCAL_PORT, /* no local address and port free for FULLNAT: refused with ICMP port unreachable */
 	REASON_TOA_NO_ROOM, /* no room for the client's address, which the server has not heard yet: forwarded without it */
+	REASON_DEFENCE, /* begins a connection while drop_packet is on: dropped */
 	REASON_UNSUPPORTED, /* the service or server asks for what is not built yet: left to the kernel */
 	REASONS,
 };
@@ -211,6 +212,12 @@ enum conn_life {
  * its time over. */
 enum { TEMPLATE_ASSURED = 1, TEMPLATE_OVER = 0x20 };
 
+/* The rules by which connections go from state to state. As Go's lvs.Machine. */
+enum machine { MACHINE_TCP, MACHINE_TCP_SECURE, MACHINE_SCTP, MACHINE_STATELESS, MACHINES };
+
+/* What TCP flags mean to a connection. As in Go's lvs.Event. */
+enum tcp_event { TCP_EVENT_SYN, TCP_EVENT_FIN, TCP_EVENT_ACK, TCP_EVENT_RST, TCP_EVENT_NONE };
+
 /* States of a TCP connection, as in kernel IPVS and Go's lvs.State. */
 enum tcp_state {
 	TCP_NONE,
@@ -226,6 +233,9 @@ enum tcp_state {
 	TCP_SYNACK,
 	TCP_STATES,
 };
+
+/* Some of those of SCTP. */
+enum { SCTP_INIT1 = 1, SCTP_INIT = 2, SCTP_ESTABLISHED = 8, SCTP_CLOSED = 13 };
 
 enum { LINES = 64, PAGES = 4, SEGMENT_LINES = LINES * PAGES };
 
@@ -280,10 +290,12 @@ struct device {
 	enum attachment out; /* tc egress */
 };
 
+/* The values of a defence: off; by itself while there is little room, which it is not or is just now; always on. */
+enum defence { DEFENCE_OFF, DEFENCE_READY, DEFENCE_ON, DEFENCE_ALWAYS };
+
 /* What Go sets while programs run. */
 struct setting {
-	__u32 tcp_timeout[16]; /* jiffies, by state */
-	__u32 udp_timeout;
+	__u32 timeout[MACHINES * 16]; /* jiffies, by state */
 	__u32 icmp_burst; /* ICMP messages at once, for each CPU */
 	__u32 icmp_every; /* jiffies for one more */
 	__u32 sweep_every; /* nanoseconds between two slices of the sweep */
@@ -300,6 +312,14 @@ struct setting {
 	__u32 expire_quiescent_template;
 	__u32 sloppy_tcp;
 	__u32 pmtu_disc;
+	__u32 am_droprate;
+	__u32 amemthresh; /* pages */
+	__u32 drop_entry; /* enum defence, as the next two */
+	__u32 drop_packet;
+	__u32 secure_tcp;
+	/* what the defences make of it */
+	__u32 drop_every; /* one of so many packets that begin a connection is dropped; 0 is none */
+	__u32 little_room;
 	/* the firewall's marks */
 	__u32 marks; /* bits: new connections of IPv4 and IPv6 wait until the firewall has seen them */
 	__u32 device; /* the interface whose egress they come by; 0 is none; NO_DEVICE_YET while it is being made */

@@ -1,35 +1,35 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* tcp.h - what a packet does to its connection: state by the table from Go, time-out, activity. */
+/* state.h - what a packet does to its connection: state by the tables from Go, time-out, activity. */
 #pragma once
 #include "control.h"
 
-static __always_inline __u32 tcp_step(__u32 state, __u8 flags, enum direction dir)
+/* By which rules connections of a protocol go. */
+static __always_inline __u32 machine_of(__u8 protocol)
 {
-	enum tcp_event event;
-
-	if (flags & TCP_RST)
-		event = TCP_EVENT_RST;
-	else if (flags & TCP_SYN)
-		event = TCP_EVENT_SYN;
-	else if (flags & TCP_FIN)
-		event = TCP_EVENT_FIN;
-	else if (flags & TCP_ACK)
-		event = TCP_EVENT_ACK;
-	else
-		return TCP_CLOSE; /* as kernel IPVS does with a packet without flags */
-	__u64 i = dir * 64 + event * 16 + (state & 15);
-	BOUND(i, TCP_NEXT - 1);
-	return tcp_next[i];
+	if (protocol == IPPROTO_TCP)
+		return settings.secure_tcp >= DEFENCE_ON ? MACHINE_TCP_SECURE : MACHINE_TCP;
+	return protocol == IPPROTO_SCTP ? MACHINE_SCTP : MACHINE_STATELESS;
 }
 
-static __always_inline __u32 timeout_of(__u8 protocol, __u32 state)
+/* How long an entry lives without a packet, in jiffies. Global functions, as the next: the verifier goes through each once. */
+__noinline __u32 timeout_of(__u8 protocol, __u8 state)
 {
-	__u64 i = state;
+	__u64 i = machine_of(protocol) * 16 + state;
 
-	if (protocol != IPPROTO_TCP)
-		return settings.udp_timeout;
-	BOUND(i, 15);
-	return settings.tcp_timeout[i];
+	BOUND(i, MACHINES * 16 - 1);
+	return settings.timeout[i];
+}
+
+/* A life word with the state after a packet of a protocol, which goes in a direction. */
+__noinline __u32 life_step(__u32 life, __u8 protocol, __u8 event, __u8 direction)
+{
+	__u64 machine = machine_of(protocol);
+	__u64 i = machine * 1024 + (direction & 3) * 256 + (event & 15) * 16 + (life & 15);
+
+	BOUND(i, NEXT - 1);
+	BOUND(machine, MACHINES - 1);
+	__u32 state = next_state[i];
+	return (life & ~(LIFE_STATE | LIFE_ACTIVE)) | state | (active_states[machine] >> state & 1 ? LIFE_ACTIVE : 0);
 }
 
 /* The life word of a connection's first packet. */
@@ -38,10 +38,7 @@ static __always_inline __u32 life_begin(struct flow *f, enum forward forward)
 	bool masq = forward == FORWARD_MASQ || forward == FORWARD_FULLNAT;
 	__u32 life = (__u32)forward << LIFE_FORWARD_SHIFT | (masq ? 0 : LIFE_NO_OUTPUT);
 
-	if (f->protocol != IPPROTO_TCP)
-		return life;
-	__u32 state = tcp_step(TCP_NONE, f->tcp_flags, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
-	return life | state | ((tcp_active >> state) & 1 ? LIFE_ACTIVE : 0);
+	return life_step(life, f->protocol, f->event, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
 }
 
 /* The life word after one more packet. */
@@ -51,15 +48,15 @@ static __always_inline __u32 life_next(__u32 life, struct flow *f, enum directio
 		life &= ~LIFE_NO_OUTPUT;
 	else if (life & LIFE_NO_OUTPUT)
 		dir = DIRECTION_INPUT_ONLY;
-	if (dir == DIRECTION_OUTPUT && life >> LIFE_FORWARD_SHIFT == FORWARD_FULLNAT && !(f->tcp_flags & TCP_SYN))
+	if (dir == DIRECTION_OUTPUT && life >> LIFE_FORWARD_SHIFT == FORWARD_FULLNAT && !f->opens)
 		life |= LIFE_ANSWERED;
 	/* LIFE_ASSURED is the next bit after LIFE_CONTROLLED */
-	if (f->protocol != IPPROTO_TCP)
+	if (f->protocol == IPPROTO_UDP)
 		return dir == DIRECTION_OUTPUT ? life | (life & LIFE_CONTROLLED) << 1 : life;
-	__u32 state = tcp_step(life & LIFE_STATE, f->tcp_flags, dir);
-	if (state == TCP_ESTABLISHED)
+	life = life_step(life, f->protocol, f->event, dir);
+	if ((life & LIFE_STATE) == (f->protocol == IPPROTO_SCTP ? SCTP_ESTABLISHED : TCP_ESTABLISHED))
 		life |= (life & LIFE_CONTROLLED) << 1;
-	return (life & ~(LIFE_STATE | LIFE_ACTIVE)) | state | ((tcp_active >> state) & 1 ? LIFE_ACTIVE : 0);
+	return life;
 }
 
 /* A packet was seen by the connection in a line of the whole table. Both directions may come at once on two CPUs, and the end
