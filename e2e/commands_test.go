@@ -113,7 +113,8 @@ error_log %[1]s.log;
 worker_processes 1;
 events {}
 http {
-	access_log off;
+	log_format client '$remote_addr $request';
+	access_log %[1]s.clients client;
 	client_body_temp_path %[1]s.tmp;
 	server {
 %[2]s

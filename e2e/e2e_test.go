@@ -26,7 +26,7 @@ import (
 //	start HOST WORDS COMMAND...     start a command in a host, and go on once it has printed WORDS
 //	attach HOST INTERFACE...        for xdp only: attach to this hook too
 //	nginx HOST ADDRESS...           start an nginx that answers / with the name of the host, has the story's files, and
-//	                                takes in those that are sent to /uploads/
+//	                                takes in those that are sent to /uploads/; nginx-HOST.clients is its log
 //	respond HOST ADDRESS...         start what answers each UDP datagram with the name of the host
 //	ask HOST ADDRESS COUNT          send so many datagrams, each from another port, and print the answers
 //	retransmits PLAIN DIRECTED      compare two reports of iperf3 --json

@@ -4,6 +4,8 @@ package lab
 
 import (
 	"bytes"
+	"math/rand/v2"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -36,11 +38,7 @@ func TestScenariosAreWhole(t *testing.T) {
 					s.names[one.host.Name] = one.addr
 				}
 				for name, a := range s.names {
-					if a.Is6() != ipv6 || !slices.ContainsFunc(s.network.Hosts, func(h *Host) bool {
-						return slices.ContainsFunc(h.Interfaces, func(i Interface) bool {
-							return slices.ContainsFunc(i.Addrs, func(has string) bool { return strings.HasPrefix(has, a.String()+"/") })
-						})
-					}) {
+					if a.Is6() != ipv6 || !slices.ContainsFunc(s.network.Hosts, func(h *Host) bool { return h.has(a) }) {
 						t.Errorf("%s: no host has %s %v", sc.name, name, a)
 					}
 				}
@@ -121,5 +119,34 @@ func TestWordsOfACommand(t *testing.T) {
 	want := []string{"nft", "add chain inet lab marks { type filter; }", "more", "words"}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q", got)
+	}
+}
+
+// The way of FULLNAT passes the router twice, and the director both ways; the sockets may give the frames in any order.
+func TestFramesAreFollowedInAnyOrder(t *testing.T) {
+	s := mustStage(t, "fullnat", Options{}, 2)
+	mac := func(host string, i int) string { return s.host(host).Interfaces[i].MAC }
+	cip, vip, lip, rip := at(s.names["CIP"], 40000), at(s.names["VIP"], 80), at(s.names["LIP"], 1024), at(s.servers[1].addr, 80)
+	pass := func(from, to string, source, destination netip.AddrPort, flags string) frame {
+		return frame{mac: [2]string{from, to}, ip: [2]netip.AddrPort{source, destination}, flags: flags}
+	}
+	client, director, server := mac("client", 0), mac("director", 0), mac("server2", 0)
+	all := []frame{
+		pass(client, mac("router", 0), cip, vip, "SYN"), pass(mac("router", 1), director, cip, vip, "SYN"),
+		pass(director, mac("router", 1), lip, rip, "SYN"), pass(mac("router", 2), server, lip, rip, "SYN"),
+		pass(server, mac("router", 2), rip, lip, "SYN+ACK"), pass(mac("router", 1), director, rip, lip, "SYN+ACK"),
+		pass(director, mac("router", 1), vip, cip, "SYN+ACK"), pass(mac("router", 0), client, vip, cip, "SYN+ACK"),
+		pass("02:00:00:00:77:00", client, vip, cip, "SYN+ACK"), // of a stranger
+	}
+	want := "client router director router server2 router director router client"
+	for range 200 {
+		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		got := "client"
+		for _, h := range (&watch{stage: s, frames: all}).hops() {
+			got += " " + h.To
+		}
+		if got != want {
+			t.Fatalf("%s, and not %s", got, want)
+		}
 	}
 }

@@ -114,6 +114,32 @@ var scenarios = []scenario{{
 		router → client: VIP → CIP`,
 	moral: "the request travels unchanged within another packet, and answers do not pass the director",
 }, {
+	name:    "fullnat",
+	about:   "servers far away, with a gateway of their own",
+	names:   threeNetworksNames,
+	hosts:   threeNetworks,
+	first:   2,
+	between: "router GW",
+	others:  "other networks: the director, and servers whose gateway is not the director",
+	before: []string{
+		"server{i}# director realserver start --mode fullnat --director LIP",
+		"director# director laddr add LIP",
+	},
+	service: "-t VIP:80",
+	server:  "-r RIP:80 --fullnat",
+	way: `
+		client → router: CIP → VIP
+		router → director: CIP → VIP
+		director → router: LIP → RIP
+		router → server: LIP → RIP
+		server → router: RIP → LIP
+		router → director: RIP → LIP
+		director → router: VIP → CIP
+		router → client: VIP → CIP
+		director → router: LIP → RIP, with the CIP
+		router → server: LIP → RIP, with the CIP`,
+	moral: "servers answer the LIP, whatever their gateway, and a TCP option (TOA) has told them of the client",
+}, {
 	name:    "fwmark",
 	about:   "a service for what a firewall marks",
 	names:   twoNetworksNames,

@@ -158,7 +158,7 @@ func (s Screen) way(hops []Hop) {
 		}
 		line("", what, h.IP.String(), h.IP, before.IP, h.Names)
 		if h.TOA != "" {
-			line("", "TOA", h.TOA, Ends{}, Ends{}, "CIP")
+			line("", "TOA", h.TOA, Ends{h.TOA, ""}, Ends{}, "CIP")
 		}
 	}
 }

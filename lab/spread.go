@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -155,7 +156,7 @@ func (s *stage) ask(ctx context.Context, watched bool) (answers []int, w *watch,
 	return answers, w, nil
 }
 
-// get sends a request and finds out which server answers.
+// get sends a request and finds out which server answers, to the client that it has seen.
 func (s *stage) get(ctx context.Context, client *Host, from netip.AddrPort) (who int, text string, err error) {
 	text, err = client.Get(ctx, from)
 	if ctx.Err() != nil {
@@ -164,12 +165,23 @@ func (s *stage) get(ctx context.Context, client *Host, from netip.AddrPort) (who
 	if err != nil {
 		return 0, "", err
 	}
-	for i, one := range s.servers {
-		if strings.HasPrefix(text, one.String()+" ") {
-			return i, text, nil
-		}
+	name, saw, _ := strings.Cut(text, " answers ")
+	i := slices.IndexFunc(s.servers, func(one server) bool { return one.String() == name })
+	if i < 0 {
+		return 0, "", fmt.Errorf("answered by nobody we know: %q", text)
 	}
-	return 0, "", fmt.Errorf("answered by nobody we know: %q", text)
+	seen, err := netip.ParseAddrPort(saw)
+	if err != nil || !client.has(seen.Addr()) {
+		return 0, "", fmt.Errorf("%w: %s has seen %s, which is not %s", ErrBroken, name, saw, client.Name)
+	}
+	return i, text, nil
+}
+
+// has tells whether an address is one of the host.
+func (h *Host) has(a netip.Addr) bool {
+	return slices.ContainsFunc(h.Interfaces, func(i Interface) bool {
+		return slices.ContainsFunc(i.Addrs, func(own string) bool { return strings.HasPrefix(own, a.String()+"/") })
+	})
 }
 
 // refused shows that what no service is for does not reach a server.

@@ -108,17 +108,21 @@ func (w *watch) hops() (hops []Hop) {
 	return append(hops, next...)
 }
 
-// follow gives the way of a packet, and where it ends.
+// follow gives the way of a packet, and where it ends. Of two frames that go on from a host, the one whose addresses are still
+// those of the packet comes next: a host that passes it on twice has changed them in between, or somebody else has.
 func (w *watch) follow(at string, is func(frame) bool) (hops []Hop, end string) {
 	left := slices.Clone(w.frames)
+	var f frame
 	for {
-		i := slices.IndexFunc(left, func(f frame) bool {
-			return is(f) && w.owner(f.mac[0]) == at && w.owner(f.mac[1]) != ""
-		})
+		on := func(f frame) bool { return is(f) && w.owner(f.mac[0]) == at && w.owner(f.mac[1]) != "" }
+		i := slices.IndexFunc(left, func(next frame) bool { return on(next) && next.ip == f.ip && next.outer == f.outer })
+		if i < 0 {
+			i = slices.IndexFunc(left, on)
+		}
 		if i < 0 {
 			return hops, at
 		}
-		f := left[i]
+		f = left[i]
 		left = slices.Delete(left, i, i+1)
 		h := Hop{From: at, To: w.owner(f.mac[1]), Packet: f.flags, MAC: Ends{f.mac[0], f.mac[1]}, Tunnel: f.tunnel,
 			IP: Ends{f.ip[0].String(), f.ip[1].String()}, Names: w.stage.called(f.ip[0].Addr(), f.ip[1].Addr())}

@@ -82,7 +82,7 @@ func TestComplete(t *testing.T) {
 		{"conns --state x --w", "--watch"},
 		{"completion ", "bash zsh fish"},
 		{"lab all p", "persistence"},
-		{"lab ", "nat dr tun fwmark persistence all clean"},
+		{"lab ", "nat dr tun fullnat fwmark persistence all clean"},
 		{"lab nat --xdp --js", "--json"},
 		{"detach l", "lo"},
 		{"man", ""},

@@ -17,6 +17,7 @@ type labVerb struct {
 	Nat         natVerb         `cmd:"" help:"NAT: requests spread over HTTP servers behind the director."`
 	Dr          drVerb          `cmd:"" help:"Direct routing: servers with the virtual address answer clients directly."`
 	Tun         tunVerb         `cmd:"" help:"Tunnels: the same, with servers in other networks."`
+	Fullnat     fullnatVerb     `cmd:"" help:"FULLNAT: servers with any gateway, which see the client's address all the same."`
 	Fwmark      fwmarkVerb      `cmd:"" help:"Services by firewall mark."`
 	Persistence persistenceVerb `cmd:"" help:"Persistence per port, per client and per firewall mark, side by side."`
 	All         allVerb         `cmd:"" help:"Play every lab, and show a table of how each went."`
@@ -123,6 +124,28 @@ func (v tunVerb) Run(ctx context.Context) error {
 	o := v.options()
 	o.Tunnel = v.TunType
 	return lab.Play(ctx, "tun", o, v.screen())
+}
+
+type fullnatVerb struct {
+	scenarioFlags `embed:""`
+}
+
+// Help is what --help adds.
+func (fullnatVerb) Help() string {
+	return `Client, director and servers are in networks of their own, with a router between them that is everybody's gateway. The director
+sends requests to the servers from a local address, so that answers come back to it, and a TCP option tells the servers who the client
+is. The exit status is 0 only if packets went that way, servers have seen the client's address, and the answers are what the
+scheduler promises.
+
+Examples:
+  director lab fullnat
+  director lab fullnat --xdp --ipv6
+  director lab fullnat --keep && ip netns exec lab-director director laddr list; director lab clean`
+}
+
+// Run plays the scenario.
+func (v fullnatVerb) Run(ctx context.Context) error {
+	return lab.Play(ctx, "fullnat", v.options(), v.screen())
 }
 
 type fwmarkVerb struct {
