@@ -27,6 +27,7 @@ func (r *record) zeroed() bool { return r.service.First != 0 }
 // commit makes the maps say what the table says. Only what differs is touched. Every change is written down first, so
 // that the next command can finish it if this process is killed.
 func (in *instance) commit(t *lvs.Table) error {
+	in.followRoutes()
 	records, err := in.diff(t)
 	if err != nil {
 		return err
@@ -282,8 +283,7 @@ func (a *applying) writeServer(at uint32, w *bpfServer) {
 	if lvs.Forward(w.Forward) == lvs.Masq {
 		markOurs(&a.ours[0].Server, d.Addr)
 	}
-	d.TunnelSource = [2]uint64{}
-	if lvs.Forward(w.Forward) == lvs.Tunnel {
+	if lvs.Forward(w.Forward) == lvs.Tunnel { // and kept else, for connections that began with a tunnel
 		d.TunnelSource = sourceTowards(fromAddr(d.Addr))
 	}
 	d.Use = uint8(bpfSlotUseSLOT_LIVE)

@@ -153,6 +153,12 @@ func drawServer(t *rapid.T, n int) lvs.ServerConfig {
 	if n == oddService {
 		c.Forward = lvs.Route
 	}
+	if rapid.IntRange(0, 5).Draw(t, "tunnel") == 5 {
+		c.Forward = lvs.Tunnel
+		c.Tunnel.Type = rapid.SampledFrom([]lvs.TunnelType{lvs.IPIP, lvs.GRE, lvs.GUE}).Draw(t, "type")
+		c.Tunnel.Checksum = rapid.SampledFrom([]lvs.Checksum{lvs.NoChecksum, lvs.FullChecksum, lvs.RemoteChecksum}).Draw(t, "checksums")
+		c.Tunnel.Port = 6080
+	}
 	return c
 }
 

@@ -46,6 +46,8 @@ type stageSide struct {
 	index int
 	mac   [6]byte
 	far   [6]byte // of everybody there
+
+	own4, own6 netip.Addr // the director's
 }
 
 const (
@@ -73,7 +75,11 @@ func (s *stage) route(a netip.Addr) (oracle.Hop, bool) {
 	for _, w := range stageWays {
 		if w.prefix.Contains(a) {
 			side := s.sides[w.side]
-			return oracle.Hop{Interface: w.side, Source: side.mac, Destination: side.far, MTU: w.mtu}, true
+			hop := oracle.Hop{Interface: w.side, Source: side.mac, Destination: side.far, MTU: w.mtu, From: side.own4}
+			if a.Is6() {
+				hop.From = side.own6
+			}
+			return hop, true
 		}
 	}
 	return oracle.Hop{}, false
@@ -132,8 +138,15 @@ func (s *stage) mustSide(t *testing.T, n int, name string) {
 		l, err := netlink.LinkByName(end)
 		mustDo(t, end, err)
 		mustDo(t, end, netlink.LinkSetUp(l))
-		s.sides[n] = stageSide{l.Attrs().Index, [6]byte(l.Attrs().HardwareAddr), [6]byte{2, 0, 0, 0, 0, byte(n)}}
+		s.sides[n] = stageSide{
+			index: l.Attrs().Index, mac: [6]byte(l.Attrs().HardwareAddr), far: [6]byte{2, 0, 0, 0, 0, byte(n)},
+			own4: netip.AddrFrom4([4]byte{10, 254, 0, byte(n)}), own6: netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0, 254, 15: byte(n)}),
+		}
 	}
+	l, err := netlink.LinkByName(name)
+	mustDo(t, name, err)
+	mustAddress(t, l, s.sides[n].own4.String()+"/32")
+	mustAddress(t, l, s.sides[n].own6.String()+"/128")
 }
 
 // mustWays makes the routes, and says who is there: everybody has the one address.
@@ -195,6 +208,12 @@ func (s *stage) mustLook(t rapid.TB) {
 func (s *stage) routeLine(a netip.Addr) uint32 {
 	words := toAddr(a)
 	return uint32(s.cpu*routesPerCPU) + uint32((words[0]^words[1])*0x9e3779b97f4a7c15>>54)
+}
+
+// spread tells connections apart as the program does it.
+func spread(client, virtual netip.AddrPort) uint64 {
+	words := toAddr(client.Addr())
+	return (words[0] ^ words[1] ^ (uint64(toPort(client.Port()))<<16 | uint64(toPort(virtual.Port())))) * 0x9e3779b97f4a7c15
 }
 
 func (s *stage) mustUnload(t rapid.TB) {
@@ -269,7 +288,7 @@ func (s *stage) mustBegin(t rapid.TB, at uint32) {
 	bootSeconds = func() uint32 { return 1000 + (s.now-s.began)/s.in.hz }
 	jiffies = func(uint32) uint32 { return s.now }
 	ask := func(a netip.Addr) (oracle.Hop, bool) { s.asked = a; return s.route(a) }
-	s.judge = oracle.New(oracle.Options{Size: stageConns, Route: ask})
+	s.judge = oracle.New(oracle.Options{Size: stageConns, Route: ask, Spread: spread})
 	mustDo(t, "settings", s.Set(func(all *lvs.Settings) error {
 		*all = lvs.DefaultSettings
 		all.DropEntry = 0 // a full table is to be full

@@ -10,6 +10,8 @@ import (
 	"os"
 
 	"github.com/vishvananda/netlink"
+
+	"lvs"
 )
 
 // What is set for lo while an instance is loaded. The kernel's answer about a route is "forwarding is off" unless it is on for the
@@ -79,4 +81,17 @@ func sourceTowards(server netip.Addr) [2]uint64 {
 		return [2]uint64{}
 	}
 	return toAddr(source.Unmap())
+}
+
+// followRoutes has tunnels begin at the addresses that the routes of today give.
+func (in *instance) followRoutes() {
+	for i := range in.servers {
+		d := &in.servers[i]
+		if bpfSlotUse(d.Use) != bpfSlotUseSLOT_LIVE || lvs.Forward(d.Forward) != lvs.Tunnel {
+			continue
+		}
+		if now := sourceTowards(fromAddr(d.Addr)); now != d.TunnelSource && now != [2]uint64{} {
+			d.TunnelSource = now
+		}
+	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket/layers"
+	"github.com/vishvananda/netlink"
 
 	"lvs"
 )
@@ -98,6 +99,24 @@ func TestTunnels(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Tunnels begin at the address that the route has when the table is next changed, whatever the change.
+func TestTunnelsFollowRoutes(t *testing.T) {
+	onBothHooks(t, func(t *testing.T, w *world, p *ebpf.Program) {
+		along := tcp4
+		along.virtual = netip.AddrPortFrom(along.virtual.Addr(), 92)
+		w.mustUpdate(addWay(along.id(), server4, lvs.ServerConfig{Forward: lvs.Tunnel}))
+		old, err := netlink.ParseAddr("10.0.0.1/24")
+		must(t, err)
+		must(t, netlink.AddrDel(w.servers, old))
+		mustAddress(t, w.servers, "10.0.0.77/24")
+		w.mustUpdate(func(t *lvs.Table) error { return t.DeleteService(udp6.id()) })
+		_, _, out := w.twice(p, along)
+		if from, _ := netip.AddrFromSlice(out[headers+12 : headers+16]); from != netip.MustParseAddr("10.0.0.77") {
+			t.Errorf("the tunnel begins at %v", from)
+		}
+	})
 }
 
 // checkTunnel judges what the tunnel made of a packet: the outer headers one by one, and the packet inside.

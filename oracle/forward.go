@@ -90,7 +90,7 @@ func (d *Director) handle(in Packet) Result {
 }
 
 // ways are the forwarding methods that the oracle has.
-var ways = map[lvs.Forward]bool{lvs.Masq: true, lvs.Route: true}
+var ways = map[lvs.Forward]bool{lvs.Masq: true, lvs.Route: true, lvs.Tunnel: true}
 
 func refuse(in Packet, p *packet, c complaint, why Reason) Result {
 	return Result{Answer, Packet{Interface: in.Interface, Frame: c.about(p, 0)}, why}
@@ -118,9 +118,9 @@ func (d *Director) toServer(c *conn, in Packet, p *packet) Result {
 	if c.server.service == nil {
 		return Result{Verdict: Drop, Reason: Removed}
 	}
-	dir, w := lvs.ToServer, rewrite{destination: c.to}
-	if c.forward == lvs.Route {
-		dir, w = lvs.ToServerOnly, rewrite{}
+	dir := lvs.ToServer
+	if c.forward != lvs.Masq {
+		dir = lvs.ToServerOnly
 	}
 	d.touch(c, dir, p)
 	hop, ok := d.options.Route(c.to.Addr())
@@ -130,17 +130,31 @@ func (d *Director) toServer(c *conn, in Packet, p *packet) Result {
 	case !ok:
 		return refuse(in, p, hostUnreachable, NoRoute)
 	}
-	if hop.tooBig(p) {
-		if p.mayFragment { // by the stack
+	w, overhead, fragments := d.wayTo(c, hop, p)
+	if hop.tooBig(p.size() + overhead) {
+		if fragments { // by the stack
 			return Result{Pass, Packet{Interface: in.Interface, Frame: w.apply(p)}, TooBig}
 		}
-		return Result{Answer, Packet{Interface: in.Interface, Frame: packetTooBig.about(p, hop.MTU)}, TooBig}
+		return Result{Answer, Packet{Interface: in.Interface, Frame: packetTooBig.about(p, hop.MTU-uint32(overhead))}, TooBig}
 	}
 	c.server.count(func(s *lvs.Stats) {
 		s.InPackets++
 		s.InBytes += uint64(p.size())
 	})
-	return hop.send(p, w)
+	return hop.send(w.apply(p))
+}
+
+// wayTo is what becomes of a packet on its way to the server: how it is changed, how much larger it becomes, and whether the stack
+// may fragment it then. An IPv6 packet on its way is fragmented by nobody.
+func (d *Director) wayTo(c *conn, hop Hop, p *packet) (w interface{ apply(*packet) []byte }, overhead int, fragments bool) {
+	switch c.forward {
+	case lvs.Masq:
+		return rewrite{destination: c.to}, 0, p.mayFragment
+	case lvs.Tunnel:
+		t := tunnel{c.server.config.Tunnel, hop.From, c.to.Addr(), d.options.Spread(p.source, p.destination), d.settings.PMTUDisc != 0}
+		return t, t.overhead(), t.mayFragment(p) && !p.v6() && !t.to.Is6()
+	}
+	return rewrite{}, 0, p.mayFragment
 }
 
 // toClient is the way of an answer. One from a server that is removed goes out, too, and counts nowhere.
@@ -154,7 +168,7 @@ func (d *Director) toClient(c *conn, in Packet, p *packet) Result {
 		return Result{Reason: NoRoute}
 	}
 	w := rewrite{source: c.virtual}
-	if hop.tooBig(p) {
+	if hop.tooBig(p.size()) {
 		if p.mayFragment {
 			return Result{Pass, Packet{Interface: in.Interface, Frame: w.apply(p)}, TooBig}
 		}
@@ -164,13 +178,12 @@ func (d *Director) toClient(c *conn, in Packet, p *packet) Result {
 		s.OutPackets++
 		s.OutBytes += uint64(p.size())
 	})
-	return hop.send(p, w)
+	return hop.send(w.apply(p))
 }
 
-func (h Hop) tooBig(p *packet) bool { return h.MTU != 0 && p.size() > int(h.MTU) }
+func (h Hop) tooBig(size int) bool { return h.MTU != 0 && size > int(h.MTU) }
 
-func (h Hop) send(p *packet, w rewrite) Result {
-	out := w.apply(p)
+func (h Hop) send(out []byte) Result {
 	copy(out[0:], h.Destination[:])
 	copy(out[6:], h.Source[:])
 	return Result{Verdict: Forward, Packet: Packet{Interface: h.Interface, Frame: out}}

@@ -20,10 +20,10 @@ var (
 
 func route(a netip.Addr) (Hop, bool) {
 	for prefix, hop := range map[string]Hop{
-		"10.1.0.0/16":     {1, ourMACs[1], clientMAC, 0},
-		"2001:db8:1::/48": {1, ourMACs[1], clientMAC, 0},
-		"10.2.0.0/16":     {2, ourMACs[2], serverMAC, 0},
-		"2001:db8:2::/48": {2, ourMACs[2], serverMAC, 0},
+		"10.1.0.0/16":     {1, ourMACs[1], clientMAC, 0, netip.Addr{}},
+		"2001:db8:1::/48": {1, ourMACs[1], clientMAC, 0, netip.Addr{}},
+		"10.2.0.0/16":     {2, ourMACs[2], serverMAC, 0, netip.Addr{}},
+		"2001:db8:2::/48": {2, ourMACs[2], serverMAC, 0, netip.Addr{}},
 	} {
 		if netip.MustParsePrefix(prefix).Contains(a) {
 			return hop, true

@@ -19,8 +19,9 @@ import (
 // Hop is where a frame goes next.
 type Hop struct {
 	Interface           int
-	Source, Destination [6]byte // MAC addresses
-	MTU                 uint32  // IP bytes that a packet may have there, 0 for no limit
+	Source, Destination [6]byte    // MAC addresses
+	MTU                 uint32     // IP bytes that a packet may have there, 0 for no limit
+	From                netip.Addr // the director's own address there, where tunnels begin
 }
 
 // Options are what a director stands on.
@@ -28,6 +29,9 @@ type Options struct {
 	Size   int                          // connections that there is room for
 	Route  func(netip.Addr) (Hop, bool) // the way to an address, false if there is none; nil knows no way
 	Random func() uint32                // chance, for schedulers that use it; nil is the runtime's source
+
+	// Spread tells connections apart from outside of tunnels, by GUE's source port and IPv6's flow label; nil does not.
+	Spread func(client, virtual netip.AddrPort) uint64
 }
 
 // Director has a table in force, connections, and a clock that begins at zero. It is a [lvs.Director], and safe for
@@ -52,6 +56,9 @@ var _ lvs.Director = (*Director)(nil)
 func New(o Options) *Director {
 	if o.Route == nil {
 		o.Route = func(netip.Addr) (Hop, bool) { return Hop{}, false }
+	}
+	if o.Spread == nil {
+		o.Spread = func(netip.AddrPort, netip.AddrPort) uint64 { return 0 }
 	}
 	return &Director{
 		options:  o,
