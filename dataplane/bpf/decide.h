@@ -40,7 +40,8 @@ static __always_inline __u32 ours_of(struct flow *f)
 /* A packet of a one-packet service: no entry, no load, and its answer is not known. Or one whose entry a dry run leaves out. */
 static __always_inline void decide_once(struct decision *d, struct flow *f, struct plan *p)
 {
-	struct server *server = bpf_map_lookup_elem(&servers, &p->server);
+	__u32 slot = p->server; /* Linux 6.1 takes no keys out of an argument */
+	struct server *server = bpf_map_lookup_elem(&servers, &slot);
 
 	if (p->template != NO_LINE)
 		template_count(p->template, -1);
@@ -163,8 +164,8 @@ static __always_inline void decide_new(struct decision *d, struct flow *f, struc
 		return;
 	}
 	if (i >= 0) {
-		p->service = i;
-		struct service *v = bpf_map_lookup_elem(&services, &p->service);
+		__u32 slot = p->service = i;
+		struct service *v = bpf_map_lookup_elem(&services, &slot);
 		if (!v)
 			return;
 		bool once = v->one_packet && f->protocol == IPPROTO_UDP;

@@ -147,8 +147,9 @@ static __always_inline int choose(struct flow *f, struct plan *p, struct service
 	p->server = template_server(f, p);
 	if (!p->server)
 		p->server = pick_server(f, p->service);
-	struct server *d = bpf_map_lookup_elem(&servers, &p->server);
-	if (!p->server || !d)
+	__u32 slot = p->server;
+	struct server *d = bpf_map_lookup_elem(&servers, &slot);
+	if (!slot || !d)
 		return SCHEDULED_NO_SERVER;
 	if (d->forward == FORWARD_FULLNAT && v->one_packet && f->protocol == IPPROTO_UDP)
 		return SCHEDULED_NOT_YET;
