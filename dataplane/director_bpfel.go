@@ -110,6 +110,31 @@ type bpfFinding struct {
 	Route  bpfRoute
 }
 
+type bpfFragment struct {
+	_         structs.HostLayout
+	Src       [2]uint64
+	Dst       [2]uint64
+	Server    uint32
+	Began     uint32
+	First     uint32
+	Seen      uint32
+	All       uint32
+	Outcome   uint8
+	Reason    uint8
+	Direction uint8
+	Forward   uint8
+}
+
+type bpfFragmentKey struct {
+	_        structs.HostLayout
+	Src      [2]uint64
+	Dst      [2]uint64
+	Id       uint32
+	Protocol uint8
+	Family   uint8
+	Spare    [2]uint8
+}
+
 type bpfGuard struct {
 	_    structs.HostLayout
 	Lock struct {
@@ -199,7 +224,15 @@ type bpfPlan struct {
 		Ttl         uint8
 		Network     uint16
 		Transport   uint16
+		Quoted      uint16
+		_           [2]byte
 		Length      uint32
+		Fragment    uint8
+		More        bool
+		_           [2]byte
+		Id          uint32
+		From        uint32
+		To          uint32
 		Opens       bool
 		MayFragment bool
 		Summed      bool
@@ -208,7 +241,6 @@ type bpfPlan struct {
 		Routed      bool
 		_           [2]byte
 		Mark        uint32
-		_           [4]byte
 	}
 	Decision struct {
 		_         structs.HostLayout
@@ -250,14 +282,16 @@ type bpfPlan struct {
 		Version uint32
 		Link    uint32
 	}
-	Service  uint32
-	Server   uint32
-	Template uint32
-	Forward  uint32
-	Back     uint32
-	Turn     uint32
-	Begun    uint32
-	_        [4]byte
+	Service     uint32
+	Server      uint32
+	Template    uint32
+	Forward     uint32
+	Back        uint32
+	_           [4]byte
+	FragmentKey bpfFragmentKey
+	Fragment    bpfFragment
+	Turn        uint32
+	Begun       uint32
 }
 
 type bpfQuote struct {
@@ -268,23 +302,24 @@ type bpfQuote struct {
 type bpfReason uint32
 
 const (
-	bpfReasonREASON_NONE            bpfReason = 0
-	bpfReasonREASON_NO_SERVER       bpfReason = 1
-	bpfReasonREASON_NO_SERVER_QUIET bpfReason = 2
-	bpfReasonREASON_TABLE_FULL      bpfReason = 3
-	bpfReasonREASON_TABLE_BUSY      bpfReason = 4
-	bpfReasonREASON_REMOVED         bpfReason = 5
-	bpfReasonREASON_TTL             bpfReason = 6
-	bpfReasonREASON_TOO_BIG         bpfReason = 7
-	bpfReasonREASON_NO_ROUTE        bpfReason = 8
-	bpfReasonREASON_NO_CONN         bpfReason = 9
-	bpfReasonREASON_FRAGMENT        bpfReason = 10
-	bpfReasonREASON_MALFORMED       bpfReason = 11
-	bpfReasonREASON_NO_LOCAL_PORT   bpfReason = 12
-	bpfReasonREASON_TOA_NO_ROOM     bpfReason = 13
-	bpfReasonREASON_DEFENCE         bpfReason = 14
-	bpfReasonREASON_UNSUPPORTED     bpfReason = 15
-	bpfReasonREASONS                bpfReason = 16
+	bpfReasonREASON_NONE             bpfReason = 0
+	bpfReasonREASON_NO_SERVER        bpfReason = 1
+	bpfReasonREASON_NO_SERVER_QUIET  bpfReason = 2
+	bpfReasonREASON_TABLE_FULL       bpfReason = 3
+	bpfReasonREASON_TABLE_BUSY       bpfReason = 4
+	bpfReasonREASON_REMOVED          bpfReason = 5
+	bpfReasonREASON_TTL              bpfReason = 6
+	bpfReasonREASON_TOO_BIG          bpfReason = 7
+	bpfReasonREASON_NO_ROUTE         bpfReason = 8
+	bpfReasonREASON_NO_CONN          bpfReason = 9
+	bpfReasonREASON_FRAGMENT         bpfReason = 10
+	bpfReasonREASON_FRAGMENT_OVERLAP bpfReason = 11
+	bpfReasonREASON_MALFORMED        bpfReason = 12
+	bpfReasonREASON_NO_LOCAL_PORT    bpfReason = 13
+	bpfReasonREASON_TOA_NO_ROOM      bpfReason = 14
+	bpfReasonREASON_DEFENCE          bpfReason = 15
+	bpfReasonREASON_UNSUPPORTED      bpfReason = 16
+	bpfReasonREASONS                 bpfReason = 17
 )
 
 type bpfRoute struct {
@@ -455,49 +490,55 @@ type bpfSweeper struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	bpfMapConns            = "conns"
-	bpfMapCounters         = "counters"
-	bpfMapDevices          = "devices"
-	bpfMapEstimators       = "estimators"
-	bpfMapFindings         = "findings"
-	bpfMapGuards           = "guards"
-	bpfMapIcmpBudgets      = "icmp_budgets"
-	bpfMapLinks            = "links"
-	bpfMapLists            = "lists"
-	bpfMapLoads            = "loads"
-	bpfMapMacs             = "macs"
-	bpfMapOurs             = "ours"
-	bpfMapPieces           = "pieces"
-	bpfMapPlaces           = "places"
-	bpfMapPlans            = "plans"
-	bpfMapPools            = "pools"
-	bpfMapQuotes           = "quotes"
-	bpfMapReasons          = "reasons"
-	bpfMapRoutes           = "routes"
-	bpfMapServerEstimates  = "server_estimates"
-	bpfMapServers          = "servers"
-	bpfMapServiceEstimates = "service_estimates"
-	bpfMapServiceSlots     = "service_slots"
-	bpfMapServices         = "services"
-	bpfMapSupers           = "supers"
-	bpfMapSweepers         = "sweepers"
-	bpfProgDirectorAnchor  = "director_anchor"
-	bpfProgDirectorOut     = "director_out"
-	bpfProgDirectorStart   = "director_start"
-	bpfProgDirectorTc      = "director_tc"
-	bpfProgDirectorXdp     = "director_xdp"
-	bpfVarActiveStates     = "active_states"
-	bpfVarCpus             = "cpus"
-	bpfVarDry              = "dry"
-	bpfVarHz               = "hz"
-	bpfVarLoopback         = "loopback"
-	bpfVarNextState        = "next_state"
-	bpfVarSeed             = "seed"
-	bpfVarSegments         = "segments"
-	bpfVarServersSize      = "servers_size"
-	bpfVarServicesSize     = "services_size"
-	bpfVarSettings         = "settings"
-	bpfVarTestClock        = "test_clock"
+	bpfMapConns                = "conns"
+	bpfMapCounters             = "counters"
+	bpfMapDevices              = "devices"
+	bpfMapEstimators           = "estimators"
+	bpfMapFindings             = "findings"
+	bpfMapGuards               = "guards"
+	bpfMapIcmpBudgets          = "icmp_budgets"
+	bpfMapLeads                = "leads"
+	bpfMapLinks                = "links"
+	bpfMapLists                = "lists"
+	bpfMapLoads                = "loads"
+	bpfMapMacs                 = "macs"
+	bpfMapOurs                 = "ours"
+	bpfMapPieces               = "pieces"
+	bpfMapPlaces               = "places"
+	bpfMapPlans                = "plans"
+	bpfMapPools                = "pools"
+	bpfMapQuotes               = "quotes"
+	bpfMapRare                 = "rare"
+	bpfMapReasons              = "reasons"
+	bpfMapRoutes               = "routes"
+	bpfMapServerEstimates      = "server_estimates"
+	bpfMapServers              = "servers"
+	bpfMapServiceEstimates     = "service_estimates"
+	bpfMapServiceSlots         = "service_slots"
+	bpfMapServices             = "services"
+	bpfMapSupers               = "supers"
+	bpfMapSweepers             = "sweepers"
+	bpfProgDirectorAnchor      = "director_anchor"
+	bpfProgDirectorOut         = "director_out"
+	bpfProgDirectorOutFragment = "director_out_fragment"
+	bpfProgDirectorOutRelated  = "director_out_related"
+	bpfProgDirectorStart       = "director_start"
+	bpfProgDirectorTc          = "director_tc"
+	bpfProgDirectorTcFragment  = "director_tc_fragment"
+	bpfProgDirectorTcRelated   = "director_tc_related"
+	bpfProgDirectorXdp         = "director_xdp"
+	bpfVarActiveStates         = "active_states"
+	bpfVarCpus                 = "cpus"
+	bpfVarDry                  = "dry"
+	bpfVarHz                   = "hz"
+	bpfVarLoopback             = "loopback"
+	bpfVarNextState            = "next_state"
+	bpfVarSeed                 = "seed"
+	bpfVarSegments             = "segments"
+	bpfVarServersSize          = "servers_size"
+	bpfVarServicesSize         = "services_size"
+	bpfVarSettings             = "settings"
+	bpfVarTestClock            = "test_clock"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -542,11 +583,15 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
-	DirectorAnchor *ebpf.ProgramSpec `ebpf:"director_anchor"`
-	DirectorOut    *ebpf.ProgramSpec `ebpf:"director_out"`
-	DirectorStart  *ebpf.ProgramSpec `ebpf:"director_start"`
-	DirectorTc     *ebpf.ProgramSpec `ebpf:"director_tc"`
-	DirectorXdp    *ebpf.ProgramSpec `ebpf:"director_xdp"`
+	DirectorAnchor      *ebpf.ProgramSpec `ebpf:"director_anchor"`
+	DirectorOut         *ebpf.ProgramSpec `ebpf:"director_out"`
+	DirectorOutFragment *ebpf.ProgramSpec `ebpf:"director_out_fragment"`
+	DirectorOutRelated  *ebpf.ProgramSpec `ebpf:"director_out_related"`
+	DirectorStart       *ebpf.ProgramSpec `ebpf:"director_start"`
+	DirectorTc          *ebpf.ProgramSpec `ebpf:"director_tc"`
+	DirectorTcFragment  *ebpf.ProgramSpec `ebpf:"director_tc_fragment"`
+	DirectorTcRelated   *ebpf.ProgramSpec `ebpf:"director_tc_related"`
+	DirectorXdp         *ebpf.ProgramSpec `ebpf:"director_xdp"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -560,6 +605,7 @@ type bpfMapSpecs struct {
 	Findings         *ebpf.MapSpec `ebpf:"findings"`
 	Guards           *ebpf.MapSpec `ebpf:"guards"`
 	IcmpBudgets      *ebpf.MapSpec `ebpf:"icmp_budgets"`
+	Leads            *ebpf.MapSpec `ebpf:"leads"`
 	Links            *ebpf.MapSpec `ebpf:"links"`
 	Lists            *ebpf.MapSpec `ebpf:"lists"`
 	Loads            *ebpf.MapSpec `ebpf:"loads"`
@@ -570,6 +616,7 @@ type bpfMapSpecs struct {
 	Plans            *ebpf.MapSpec `ebpf:"plans"`
 	Pools            *ebpf.MapSpec `ebpf:"pools"`
 	Quotes           *ebpf.MapSpec `ebpf:"quotes"`
+	Rare             *ebpf.MapSpec `ebpf:"rare"`
 	Reasons          *ebpf.MapSpec `ebpf:"reasons"`
 	Routes           *ebpf.MapSpec `ebpf:"routes"`
 	ServerEstimates  *ebpf.MapSpec `ebpf:"server_estimates"`
@@ -626,6 +673,7 @@ type bpfMaps struct {
 	Findings         *ebpf.Map `ebpf:"findings"`
 	Guards           *ebpf.Map `ebpf:"guards"`
 	IcmpBudgets      *ebpf.Map `ebpf:"icmp_budgets"`
+	Leads            *ebpf.Map `ebpf:"leads"`
 	Links            *ebpf.Map `ebpf:"links"`
 	Lists            *ebpf.Map `ebpf:"lists"`
 	Loads            *ebpf.Map `ebpf:"loads"`
@@ -636,6 +684,7 @@ type bpfMaps struct {
 	Plans            *ebpf.Map `ebpf:"plans"`
 	Pools            *ebpf.Map `ebpf:"pools"`
 	Quotes           *ebpf.Map `ebpf:"quotes"`
+	Rare             *ebpf.Map `ebpf:"rare"`
 	Reasons          *ebpf.Map `ebpf:"reasons"`
 	Routes           *ebpf.Map `ebpf:"routes"`
 	ServerEstimates  *ebpf.Map `ebpf:"server_estimates"`
@@ -656,6 +705,7 @@ func (m *bpfMaps) Close() error {
 		m.Findings,
 		m.Guards,
 		m.IcmpBudgets,
+		m.Leads,
 		m.Links,
 		m.Lists,
 		m.Loads,
@@ -666,6 +716,7 @@ func (m *bpfMaps) Close() error {
 		m.Plans,
 		m.Pools,
 		m.Quotes,
+		m.Rare,
 		m.Reasons,
 		m.Routes,
 		m.ServerEstimates,
@@ -700,19 +751,27 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
-	DirectorAnchor *ebpf.Program `ebpf:"director_anchor"`
-	DirectorOut    *ebpf.Program `ebpf:"director_out"`
-	DirectorStart  *ebpf.Program `ebpf:"director_start"`
-	DirectorTc     *ebpf.Program `ebpf:"director_tc"`
-	DirectorXdp    *ebpf.Program `ebpf:"director_xdp"`
+	DirectorAnchor      *ebpf.Program `ebpf:"director_anchor"`
+	DirectorOut         *ebpf.Program `ebpf:"director_out"`
+	DirectorOutFragment *ebpf.Program `ebpf:"director_out_fragment"`
+	DirectorOutRelated  *ebpf.Program `ebpf:"director_out_related"`
+	DirectorStart       *ebpf.Program `ebpf:"director_start"`
+	DirectorTc          *ebpf.Program `ebpf:"director_tc"`
+	DirectorTcFragment  *ebpf.Program `ebpf:"director_tc_fragment"`
+	DirectorTcRelated   *ebpf.Program `ebpf:"director_tc_related"`
+	DirectorXdp         *ebpf.Program `ebpf:"director_xdp"`
 }
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.DirectorAnchor,
 		p.DirectorOut,
+		p.DirectorOutFragment,
+		p.DirectorOutRelated,
 		p.DirectorStart,
 		p.DirectorTc,
+		p.DirectorTcFragment,
+		p.DirectorTcRelated,
 		p.DirectorXdp,
 	)
 }

@@ -185,6 +185,7 @@ func build(dir string, c *ebpf.CollectionSpec) error {
 	defer coll.Close()
 	in := &instance{dir: dir, pinned: map[string]*ebpf.Map{}}
 	for _, step := range []func() error{
+		func() error { return putRare(coll) },
 		func() error { return pinAll(coll, dir) },
 		func() error { return start(coll.Programs[bpfProgDirectorStart]) },
 		in.setLo,
@@ -211,6 +212,16 @@ func mapPin(name string) string {
 		return strings.ReplaceAll(name[1:], ".", "_")
 	}
 	return name
+}
+
+// putRare has the programs for ICMP and fragments called by the others.
+func putRare(c *ebpf.Collection) error {
+	for i, name := range []string{bpfProgDirectorTcRelated, bpfProgDirectorOutRelated, bpfProgDirectorTcFragment, bpfProgDirectorOutFragment} { // in the order of RARE_RELATED_IN and so on
+		if err := c.Maps[bpfMapRare].Put(uint32(i), c.Programs[name]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func pinAll(c *ebpf.Collection, dir string) error {

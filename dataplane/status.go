@@ -65,21 +65,22 @@ type Status struct {
 
 // meanings are what C's enum reason says, for people.
 var meanings = map[bpfReason]string{
-	bpfReasonREASON_NO_SERVER:       "no usable server: answered with ICMP port unreachable",
-	bpfReasonREASON_NO_SERVER_QUIET: "the same, beyond the limit of ICMP messages: dropped",
-	bpfReasonREASON_TABLE_FULL:      "no room for a new connection: dropped",
-	bpfReasonREASON_TABLE_BUSY:      "lost too many races for a place in the connection table: dropped",
-	bpfReasonREASON_REMOVED:         "the connection's server was removed: dropped",
-	bpfReasonREASON_TTL:             "TTL or hop limit used up: answered with ICMP, or dropped",
-	bpfReasonREASON_TOO_BIG:         "larger than the way on: answered with ICMP, or left to the kernel",
-	bpfReasonREASON_NO_ROUTE:        "no route: answered with ICMP, or left to the kernel",
-	bpfReasonREASON_NO_CONN:         "for a service, but no connection and no SYN: left to the kernel",
-	bpfReasonREASON_FRAGMENT:        "fragment for an address of ours: left to the kernel",
-	bpfReasonREASON_MALFORMED:       "impossible lengths, for an address of ours: left to the kernel",
-	bpfReasonREASON_NO_LOCAL_PORT:   "no local address and port free for FULLNAT (director laddr): answered with ICMP port unreachable",
-	bpfReasonREASON_TOA_NO_ROOM:     "no room for the client's address (TOA), which the server has not heard yet: forwarded without it",
-	bpfReasonREASON_DEFENCE:         "begins a connection while drop_packet is on: dropped",
-	bpfReasonREASON_UNSUPPORTED:     "the service or server asks for what is not built yet: left to the kernel",
+	bpfReasonREASON_NO_SERVER:        "no usable server: answered with ICMP port unreachable",
+	bpfReasonREASON_NO_SERVER_QUIET:  "the same, beyond the limit of ICMP messages: dropped",
+	bpfReasonREASON_TABLE_FULL:       "no room for a new connection: dropped",
+	bpfReasonREASON_TABLE_BUSY:       "lost too many races for a place in the connection table: dropped",
+	bpfReasonREASON_REMOVED:          "the connection's server was removed: dropped",
+	bpfReasonREASON_TTL:              "TTL or hop limit used up: answered with ICMP, or dropped",
+	bpfReasonREASON_TOO_BIG:          "larger than the way on: answered with ICMP, or left to the kernel",
+	bpfReasonREASON_NO_ROUTE:         "no route: answered with ICMP, or left to the kernel",
+	bpfReasonREASON_NO_CONN:          "for a service, but no connection and no SYN: left to the kernel",
+	bpfReasonREASON_FRAGMENT:         "a later fragment, and its first one did not come before it: dropped",
+	bpfReasonREASON_FRAGMENT_OVERLAP: "a later fragment that overlaps the first one: dropped",
+	bpfReasonREASON_MALFORMED:        "impossible lengths, for an address of ours: left to the kernel",
+	bpfReasonREASON_NO_LOCAL_PORT:    "no local address and port free for FULLNAT (director laddr): answered with ICMP port unreachable",
+	bpfReasonREASON_TOA_NO_ROOM:      "no room for the client's address (TOA), which the server has not heard yet: forwarded without it",
+	bpfReasonREASON_DEFENCE:          "begins a connection while drop_packet is on: dropped",
+	bpfReasonREASON_UNSUPPORTED:      "the service or server asks for what is not built yet: left to the kernel",
 }
 
 // reasonNames gives the names of C's enum reason, in small letters, from the program's BTF.

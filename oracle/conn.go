@@ -77,7 +77,7 @@ func (d *Director) remove(c *conn) {
 
 // touch moves a connection on by a packet of it.
 func (d *Director) touch(c *conn, dir lvs.Direction, p *packet) {
-	if c.once {
+	if c.once || p.only() {
 		return
 	}
 	*c.server.tally(c) -= 1

@@ -4,6 +4,7 @@ package oracle
 
 import (
 	"fmt"
+	"net/netip"
 
 	"lvs"
 )
@@ -33,16 +34,17 @@ type Reason string
 
 // The reasons, by the names that the eBPF program has for them.
 const (
-	NoServer    Reason = "no_server"   // answered: no server can take the connection
-	Removed     Reason = "removed"     // dropped: the server of the connection is removed
-	NoConn      Reason = "no_conn"     // passed: a TCP segment that neither begins a connection nor belongs to one
-	NoRoute     Reason = "no_route"    // no way: to the server, answered; to the client, passed
-	TableFull   Reason = "table_full"  // dropped: no room for another connection
-	Fragment    Reason = "fragment"    // passed: to an address that has a service
-	Malformed   Reason = "malformed"   // passed: lengths that cannot be, to an address that has a service
-	TTL         Reason = "ttl"         // its hops are used up: to the server, answered; to the client, dropped
-	TooBig      Reason = "too_big"     // larger than the way on: answered, or passed, see send
-	Unsupported Reason = "unsupported" // passed: the service or the server asks for what is not built
+	NoServer        Reason = "no_server"        // answered: no server can take the connection
+	Removed         Reason = "removed"          // dropped: the server of the connection is removed
+	NoConn          Reason = "no_conn"          // passed: a TCP segment that neither begins a connection nor belongs to one
+	NoRoute         Reason = "no_route"         // no way: to the server, answered; to the client, passed
+	TableFull       Reason = "table_full"       // dropped: no room for another connection
+	Fragment        Reason = "fragment"         // dropped: a later fragment, and its first one did not come before it
+	Malformed       Reason = "malformed"        // passed: lengths that cannot be, to an address that has a service
+	TTL             Reason = "ttl"              // its hops are used up: to the server, answered; to the client, dropped
+	TooBig          Reason = "too_big"          // larger than the way on: answered, or passed, see send
+	FragmentOverlap Reason = "fragment_overlap" // dropped: a later fragment with bytes of the first one
+	Unsupported     Reason = "unsupported"      // passed: the service or the server asks for what is not built
 )
 
 // Result is what became of a frame: the one that leaves, with [Forward] and [Answer], or that the stack gets with [Pass] if
@@ -69,12 +71,22 @@ func (d *Director) handle(in Packet) Result {
 	switch {
 	case k == malformed && d.serves(p):
 		return Result{Reason: Malformed}
-	case k == fragmented && d.serves(p):
-		return Result{Reason: Fragment}
+	case k == related:
+		return d.relate(in, p)
+	case k == later:
+		return d.follow(in, p)
 	case k != whole:
 		return Result{}
 	}
+	r := d.direct(in, p)
+	if p.part.first() {
+		d.lead(p, r)
+	}
+	return r
+}
 
+// direct is the way of a packet that has its ports.
+func (d *Director) direct(in Packet, p *packet) Result {
 	c := d.conns[flow{p.protocol, p.source, p.destination}]
 	if c != nil && (d.replaced(c, p) || d.deserted(c, p)) {
 		d.remove(c)
@@ -92,7 +104,11 @@ func (d *Director) handle(in Packet) Result {
 // ways are the forwarding methods that the oracle has.
 var ways = map[lvs.Forward]bool{lvs.Masq: true, lvs.Route: true, lvs.Tunnel: true}
 
+// refuse answers a packet with an ICMP error, unless it is one itself, or a later fragment.
 func refuse(in Packet, p *packet, c complaint, why Reason) Result {
+	if p.only() {
+		return Result{Verdict: Drop, Reason: why}
+	}
 	return Result{Answer, Packet{Interface: in.Interface, Frame: c.about(p, 0)}, why}
 }
 
@@ -135,6 +151,9 @@ func (d *Director) toServer(c *conn, in Packet, p *packet) Result {
 		if fragments { // by the stack
 			return Result{Pass, Packet{Interface: in.Interface, Frame: w.apply(p)}, TooBig}
 		}
+		if p.only() {
+			return Result{Verdict: Drop, Reason: TooBig}
+		}
 		return Result{Answer, Packet{Interface: in.Interface, Frame: packetTooBig.about(p, hop.MTU-uint32(overhead))}, TooBig}
 	}
 	c.server.count(func(s *lvs.Stats) {
@@ -151,10 +170,18 @@ func (d *Director) wayTo(c *conn, hop Hop, p *packet) (w interface{ apply(*packe
 	case lvs.Masq:
 		return rewrite{destination: c.to}, 0, p.mayFragment
 	case lvs.Tunnel:
-		t := tunnel{c.server.config.Tunnel, hop.From, c.to.Addr(), d.options.Spread(p.source, p.destination), d.settings.PMTUDisc != 0}
+		t := tunnel{c.server.config.Tunnel, hop.From, c.to.Addr(), d.spread(p), d.settings.PMTUDisc != 0}
 		return t, t.overhead(), t.mayFragment(p) && !p.v6() && !t.to.Is6()
 	}
 	return rewrite{}, 0, p.mayFragment
+}
+
+// spread is what packets of a connection have in common; fragments, of which most have no ports, go together as well.
+func (d *Director) spread(p *packet) uint64 {
+	if p.part.first() || p.part.later() {
+		return d.options.Spread(netip.AddrPortFrom(p.source.Addr(), 0), netip.AddrPortFrom(p.destination.Addr(), 0))
+	}
+	return d.options.Spread(p.source, p.destination)
 }
 
 // toClient is the way of an answer. One from a server that is removed goes out, too, and counts nowhere.

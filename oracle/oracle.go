@@ -46,6 +46,7 @@ type Director struct {
 	services  []*service // oldest first
 	servers   map[serverKey]*server
 	conns     map[flow]*conn
+	leads     map[fragmentKey]*lead
 	templates []*template
 	reasons   map[Reason]uint64
 }
@@ -65,6 +66,7 @@ func New(o Options) *Director {
 		settings: lvs.DefaultSettings,
 		servers:  map[serverKey]*server{},
 		conns:    map[flow]*conn{},
+		leads:    map[fragmentKey]*lead{},
 		reasons:  map[Reason]uint64{},
 	}
 }

@@ -38,10 +38,11 @@ const (
 type kind uint8
 
 const (
-	other      kind = iota // nothing of ours
-	malformed              // IP whose lengths cannot be: it has addresses only
-	fragmented             // it has addresses only
-	whole                  // a TCP or UDP packet
+	other     kind = iota // nothing of ours
+	malformed             // IP whose lengths cannot be: it has addresses only
+	later                 // a TCP or UDP packet's fragment, without its ports
+	related               // an ICMP error about a TCP or UDP packet
+	whole                 // a TCP or UDP packet, or its first fragment
 )
 
 // packet is what is read from a frame. Offsets count from its first byte.
@@ -53,9 +54,14 @@ type packet struct {
 	ttl                 uint8
 	mayFragment         bool
 	event               lvs.Event
+	part                part
+	quoted              int // of an ICMP error: where the IP header begins that it quotes, whose transport header is transport
 }
 
 func (p *packet) v6() bool { return p.source.Addr().Is6() }
+
+// only says that a packet is but counted and sent: an ICMP error, or a later fragment.
+func (p *packet) only() bool { return p.quoted != 0 || p.part.later() }
 
 // size is the number of IP bytes, header included.
 func (p *packet) size() int { return p.end - p.ip }
@@ -91,14 +97,19 @@ func (p *packet) parseIPv4() kind {
 	p.protocol = lvs.Protocol(b[9])
 	p.source = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[12:16])), 0)
 	p.destination = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[16:20])), 0)
-	moreOrOffset := binary.BigEndian.Uint16(b[6:]) & 0x3fff
+	fragment := binary.BigEndian.Uint16(b[6:])
+	f := part{id: uint32(binary.BigEndian.Uint16(b[4:])), from: int(fragment&0x1fff) * 8, more: fragment&0x2000 != 0}
 	switch {
 	case b[0]>>4 != 4 || header < 20 || total < header || total > len(b):
 		return malformed
+	case b[9] == 1 && fragment&0x3fff == 0:
+		return p.parseRelated(p.transport)
 	case p.protocol != lvs.TCP && p.protocol != lvs.UDP:
 		return other
-	case moreOrOffset != 0:
-		return fragmented
+	case fragment&0x3fff != 0 && !p.isPart(p.transport, f):
+		return malformed
+	case f.later():
+		return later
 	}
 	return whole
 }
@@ -118,21 +129,7 @@ func (p *packet) parseIPv6() kind {
 	}
 
 	next, at := b[6], 40
-	for n := 0; ; n++ {
-		switch next {
-		case byte(lvs.TCP), byte(lvs.UDP):
-			p.transport = p.ip + at
-			p.protocol = lvs.Protocol(next)
-			if p.transport > reach {
-				return other
-			}
-			return whole
-		case fragmentHeader:
-			return fragmented
-		case hopByHop, routingHeader, destinationOptions:
-		default:
-			return other
-		}
+	for n := 0; next == hopByHop || next == routingHeader || next == destinationOptions; n++ {
 		if n == extensions || p.ip+at > reach {
 			return other
 		}
@@ -144,6 +141,44 @@ func (p *packet) parseIPv6() kind {
 			return malformed
 		}
 	}
+	switch {
+	case next == 58:
+		return p.parseRelated(p.ip + at)
+	case next == fragmentHeader:
+		return p.parseFragment6(at)
+	}
+	return p.transportAt(next, at)
+}
+
+func (p *packet) transportAt(protocol byte, at int) kind {
+	p.protocol, p.transport = lvs.Protocol(protocol), p.ip+at
+	switch {
+	case p.protocol != lvs.TCP && p.protocol != lvs.UDP || p.transport > reach:
+		return other
+	case p.part.later():
+		return later
+	}
+	return whole
+}
+
+// parseFragment6 reads the fragment header, which is the last one before the transport's. The only fragment of its packet is none.
+func (p *packet) parseFragment6(at int) kind {
+	b := p.frame[p.ip:]
+	switch {
+	case p.ip+at > reach:
+		return other
+	case p.ip+at+8 > p.end:
+		return malformed
+	}
+	offset := binary.BigEndian.Uint16(b[at+2:])
+	f := part{id: binary.BigEndian.Uint32(b[at+4:]), from: int(offset & 0xfff8), more: offset&1 != 0}
+	if b[at] != byte(lvs.TCP) && b[at] != byte(lvs.UDP) {
+		return other
+	}
+	if (f.from > 0 || f.more) && !p.isPart(p.ip+at+8, f) {
+		return malformed
+	}
+	return p.transportAt(b[at], at+8)
 }
 
 func (p *packet) parseTransport() kind {
@@ -162,7 +197,7 @@ func (p *packet) parseTransport() kind {
 		if len(b) < udpHeader {
 			return malformed
 		}
-		if length := int(binary.BigEndian.Uint16(b[4:])); length < udpHeader || length > len(b) {
+		if length := int(binary.BigEndian.Uint16(b[4:])); length < udpHeader || length > len(b) && !p.part.more {
 			return malformed
 		}
 	}

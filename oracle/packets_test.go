@@ -153,16 +153,16 @@ func packetTable() []packetRow {
 			before: []frame{{from: "10.1.0.1:1", to: vip, flags: "S"}, {from: "10.1.0.1:2", to: vip, flags: "S"},
 				{from: "10.1.0.1:3", to: vip, flags: "S"}, {from: "10.1.0.1:4", to: vip, flags: "S"}}, in: syn},
 
-		{sense: "a first fragment goes up", in: with(syn, func(f *frame) { f.edit = fragment(0, layers.IPv4MoreFragments) }), reason: Fragment},
-		{sense: "a later fragment goes up", in: with(syn, func(f *frame) { f.edit = fragment(10, 0) }), reason: Fragment},
-		{sense: "a fragment for another port counts, since nobody can tell", in: frame{from: client, to: "10.9.0.1:81", flags: "S", edit: fragment(10, 0)}, reason: Fragment},
+		{sense: "a first fragment that ends between eights", in: with(syn, func(f *frame) { f.edit = fragment(0, layers.IPv4MoreFragments) }), reason: Malformed},
+		{sense: "a later fragment without its first one", in: with(syn, func(f *frame) { f.edit = fragment(10, 0) }), want: Drop, reason: Fragment},
+		{sense: "a fragment for another port counts, since nobody can tell", in: frame{from: client, to: "10.9.0.1:81", flags: "S", edit: fragment(10, 0)}, want: Drop, reason: Fragment},
 		{sense: "a fragment for another address does not", in: frame{from: client, to: "10.9.0.2:80", flags: "S", edit: fragment(10, 0)}},
-		{sense: "an IPv6 fragment goes up", in: with(syn6, func(f *frame) {
+		{sense: "an IPv6 fragment that ends between eights", in: with(syn6, func(f *frame) {
 			f.bytes = func(b []byte) []byte {
 				b[ethernetHeader+6] = fragmentHeader
 				return append(b[:ethernetHeader+40:ethernetHeader+40], append([]byte{6, 0, 0, 1, 0, 0, 0, 9}, b[ethernetHeader+40:ethernetHeader+52]...)...)
 			}
-		}), reason: Fragment},
+		}), reason: Malformed},
 
 		{sense: "a frame with a VLAN tag goes up", in: with(syn, func(f *frame) {
 			f.bytes = func(b []byte) []byte { return append(b[:12:12], append([]byte{0x81, 0, 0, 5}, b[12:]...)...) }

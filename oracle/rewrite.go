@@ -16,6 +16,9 @@ type rewrite struct {
 
 // apply makes the frame that results, with the MAC addresses that it had. Checksums are carried on, not made anew, so that a wrong one stays wrong.
 func (w rewrite) apply(p *packet) []byte {
+	if p.quoted != 0 {
+		return w.applyQuoted(p)
+	}
 	out := append([]byte(nil), p.frame...)
 	ip := out[p.ip:]
 	ttl, sources, destinations, size := 8, 12, 16, 4
@@ -24,6 +27,9 @@ func (w rewrite) apply(p *packet) []byte {
 	}
 	ip[ttl]--
 	ports := out[p.transport:]
+	if p.part.later() {
+		ports = make([]byte, 4) // it has none
+	}
 	if w.source.IsValid() {
 		copy(ip[sources:sources+size], w.source.Addr().AsSlice())
 		binary.BigEndian.PutUint16(ports, w.source.Port())
@@ -35,6 +41,9 @@ func (w rewrite) apply(p *packet) []byte {
 
 	if !p.v6() {
 		carryOn(ip[10:], p.frame[p.ip:p.transport], out[p.ip:p.transport])
+	}
+	if p.part.later() {
+		return out
 	}
 	addresses := func(frame []byte) []byte { // what the transport's checksum covers of what may have changed
 		return append(append([]byte(nil), frame[p.ip+sources:p.ip+destinations+size]...), frame[p.transport:p.transport+4]...)

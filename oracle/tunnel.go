@@ -137,6 +137,9 @@ func setChecksum(field []byte, parts ...[]byte) {
 // settled is the packet as its own checksums say that it is. Where they cover all of it an outer checksum is made from them, without a
 // look at the payload; so what is wrong inside is wrong outside, too.
 func (p *packet) settled(inner []byte) []byte {
+	if p.quoted != 0 || p.part.first() || p.part.later() {
+		return inner
+	}
 	transport := p.transport - p.ip
 	out := append([]byte(nil), inner...)
 	segment, field := out[transport:], 16

@@ -89,8 +89,9 @@ static __always_inline bool decide_local(struct decision *d, struct flow *f, str
 	if (!r)
 		return false;
 	decide_source(d, r->client, r->client_port);
-	d->tell = f->protocol == IPPROTO_TCP && f->event != TCP_EVENT_SYN && f->event != TCP_EVENT_RST &&
-		  !(READ_ONCE(e->life) & LIFE_ANSWERED);
+	/* an ICMP error has no room for it, nor has a fragment, whose bytes are counted */
+	d->tell = f->protocol == IPPROTO_TCP && !f->quoted && !f->fragment && f->event != TCP_EVENT_SYN &&
+		  f->event != TCP_EVENT_RST && !(READ_ONCE(e->life) & LIFE_ANSWERED);
 	return true;
 }
 
@@ -153,6 +154,8 @@ static __always_inline void decide_scheduled(struct decision *d, int scheduled)
 /* A packet without a connection. Step by step, not nested, for the stack's sake. */
 static __always_inline void decide_new(struct decision *d, struct flow *f, struct plan *p, struct segment *s)
 {
+	if (f->quoted)
+		return;
 	int i = service_of(f);
 	if (i >= 0 && !f->routed && settings.marks & (f->family == FAMILY_IPV4 ? 1 : 2)) {
 		d->outcome = OUTCOME_ASK;

@@ -2,7 +2,9 @@
 /* director.bpf.c - the entry points, and the way of a packet: parse -> decide -> route -> rewrite -> count -> send. */
 #include <linux/bpf.h>
 #include "dry.h"
+#include "fragment.h"
 #include "icmp.h"
+#include "quote.h"
 #include "rates.h"
 #include "route.h"
 #include "split.h"
@@ -28,10 +30,13 @@ static __always_inline int drop(struct packet *p, enum reason why)
 	return packet_drop(p);
 }
 
+/* Neither errors nor later fragments are answered (RFC 1122, 3.2.2). */
 static __always_inline int refuse(struct packet *p, struct flow *f, const struct icmp_error *e, enum reason why)
 {
 	if (p->hook == HOOK_XDP)
 		return packet_pass(p);
+	if (p->kind == PACKET_RELATED || f->fragment == FRAGMENT_LATER)
+		return drop(p, why);
 	if (!icmp_allowed())
 		return drop(p, why == REASON_NO_SERVER ? REASON_NO_SERVER_QUIET : why);
 	count_reason(why);
@@ -44,16 +49,21 @@ static __always_inline int leave_unparsed(struct packet *p, struct flow *f, enum
 	__u32 zero = 0;
 	struct address_bits *o = bpf_map_lookup_elem(&ours, &zero);
 
-	if (what == PARSED_OTHER || !o || !ours_has(o->virtual, f->dst))
+	if (what != PARSED_MALFORMED || !o || !ours_has(o->virtual, f->dst))
 		return packet_pass(p);
-	return leave(p, what == PARSED_FRAGMENT ? REASON_FRAGMENT : REASON_MALFORMED);
+	return leave(p, REASON_MALFORMED);
+}
+
+static __always_inline int translate(struct packet *p, struct flow *f, struct decision *d)
+{
+	return p->kind == PACKET_RELATED ? quote_rewrite(p, f, d) : nat_rewrite(p, f, d);
 }
 
 /* Rewrites the packet for the way that it is to go. */
 static __always_inline int rewrite(struct packet *p, struct flow *f, struct decision *d)
 {
 	if (d->forward == FORWARD_MASQ || d->forward == FORWARD_FULLNAT)
-		return nat_rewrite(p, f, d);
+		return translate(p, f, d);
 	if (d->forward == FORWARD_ROUTE)
 		return ttl_down(p, f);
 	struct server *s = bpf_map_lookup_elem(&servers, &d->server);
@@ -108,9 +118,10 @@ static __always_inline int too_big(struct packet *p, struct flow *f, struct deci
 	return refuse(p, f, &e, REASON_TOO_BIG);
 }
 
-static __always_inline void touch(struct flow *f, struct decision *d)
+/* An ICMP error moves nothing on. */
+static __always_inline void touch(struct packet *p, struct flow *f, struct decision *d)
 {
-	struct conn *e = d->at == NO_LINE ? NULL : conn_at(d->at);
+	struct conn *e = d->at == NO_LINE || p->kind == PACKET_RELATED ? NULL : conn_at(d->at);
 
 	if (e)
 		conn_touch(e, d->at, f, d->direction);
@@ -119,8 +130,8 @@ static __always_inline void touch(struct flow *f, struct decision *d)
 /* The answer of a server that is the director itself: it is on its way. */
 static __always_inline int answer_here(struct packet *p, struct flow *f, struct decision *d)
 {
-	touch(f, d);
-	if (nat_rewrite(p, f, d))
+	touch(p, f, d);
+	if (translate(p, f, d))
 		return drop(p, REASON_MALFORMED);
 	if (d->server)
 		count_packet(d->server, d->direction, f->length);
@@ -152,7 +163,7 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 		int verdict = split(SKB(p), f);
 		return verdict == TC_ACT_REDIRECT ? verdict : drop(p, REASON_TOO_BIG);
 	}
-	touch(f, d);
+	touch(p, f, d);
 	if (last)
 		return output ? drop(p, REASON_TTL) : refuse(p, f, &time_exceeded, REASON_TTL);
 	if (routed == ROUTED_NOWHERE)
@@ -187,6 +198,15 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 	return packet_send(p, r->ifindex, r->xdp);
 }
 
+/* Goes on with the program for what few packets are, and comes back only if there is none. */
+static __always_inline void call_rare(struct packet *p, enum parsed parsed)
+{
+	if (parsed == PARSED_ICMP)
+		bpf_tail_call(p->ctx, &rare, p->egress ? RARE_RELATED_OUT : RARE_RELATED_IN);
+	if (parsed == PARSED_FRAGMENT)
+		bpf_tail_call(p->ctx, &rare, p->egress ? RARE_FRAGMENT_OUT : RARE_FRAGMENT_IN);
+}
+
 static __always_inline int direct(struct packet *p)
 {
 	__u32 zero = 0;
@@ -196,12 +216,17 @@ static __always_inline int direct(struct packet *p)
 		return packet_pass(p);
 	struct flow *f = &plan->flow;
 	enum parsed parsed = parse(p, f);
+	if (p->hook == HOOK_TC && p->kind == PACKET_USUAL && !dry) /* the others are not for a dry run */
+		call_rare(p, parsed);
 	if (parsed != PARSED_FLOW)
 		return leave_unparsed(p, f, parsed);
 	__u32 of_ours = ours_of(f);
 	if (!of_ours)
 		return packet_pass(p);
-	decide(f, plan, of_ours);
+	if (p->kind == PACKET_FRAGMENT)
+		decide_fragment(f, plan, of_ours);
+	else
+		decide(f, plan, of_ours);
 	struct decision *d = &plan->decision;
 	switch (d->outcome) {
 	case OUTCOME_PASS:
@@ -226,20 +251,18 @@ int director_xdp(struct xdp_md *ctx)
 	return direct(&p);
 }
 
-SEC("tc")
-int director_tc(struct __sk_buff *ctx)
+static __always_inline int direct_in(struct __sk_buff *ctx, enum packet_kind kind)
 {
-	struct packet p = { .ctx = ctx, .hook = HOOK_TC };
+	struct packet p = { .ctx = ctx, .hook = HOOK_TC, .kind = kind };
 
 	return direct(&p);
 }
 
 /* On the way out. By our own device come the packets that the firewall has marked, and those that we have asked for; by all
  * others where it is attached, those of the director's own programs: as clients, or as servers that answer. */
-SEC("tc")
-int director_out(struct __sk_buff *ctx)
+static __always_inline int direct_out(struct __sk_buff *ctx, enum packet_kind kind)
 {
-	struct packet p = { .ctx = ctx, .hook = HOOK_TC, .egress = true };
+	struct packet p = { .ctx = ctx, .hook = HOOK_TC, .kind = kind, .egress = true };
 
 	__u32 from = ctx->ingress_ifindex, device = settings.device;
 
@@ -251,6 +274,42 @@ int director_out(struct __sk_buff *ctx)
 		return TC_ACT_UNSPEC;
 	}
 	return direct(&p);
+}
+
+SEC("tc")
+int director_tc(struct __sk_buff *ctx)
+{
+	return direct_in(ctx, PACKET_USUAL);
+}
+
+SEC("tc")
+int director_tc_related(struct __sk_buff *ctx)
+{
+	return direct_in(ctx, PACKET_RELATED);
+}
+
+SEC("tc")
+int director_tc_fragment(struct __sk_buff *ctx)
+{
+	return direct_in(ctx, PACKET_FRAGMENT);
+}
+
+SEC("tc")
+int director_out(struct __sk_buff *ctx)
+{
+	return direct_out(ctx, PACKET_USUAL);
+}
+
+SEC("tc")
+int director_out_related(struct __sk_buff *ctx)
+{
+	return direct_out(ctx, PACKET_RELATED);
+}
+
+SEC("tc")
+int director_out_fragment(struct __sk_buff *ctx)
+{
+	return direct_out(ctx, PACKET_FRAGMENT);
 }
 
 /* Run once by Go when the programs are loaded. */

@@ -16,9 +16,13 @@
 
 enum hook { HOOK_XDP, HOOK_TC };
 
+/* What few packets are has programs of its own, on tc: the verifier would otherwise go through all that can be together. */
+enum packet_kind { PACKET_USUAL, PACKET_RELATED, PACKET_FRAGMENT };
+
 struct packet {
 	void *ctx;
 	enum hook hook;
+	enum packet_kind kind;
 	bool egress; /* of tc: the packet has been routed, or is a local client's */
 	__u32 device; /* ours, if it is there that the packet is on its way out */
 	void *data, *end;
@@ -112,6 +116,13 @@ static __always_inline void packet_checksum(struct packet *p, __u32 at, __u32 ad
 	if (ipv6)
 		bpf_csum_update(SKB(p), addr);
 	packet_reload(p);
+}
+
+/* Tells what sums up the whole packet, where the device has, of a change that no checksum in it makes up for. */
+static __always_inline void packet_sum(struct packet *p, __u32 diff)
+{
+	if (p->hook == HOOK_TC)
+		bpf_csum_update(SKB(p), diff);
 }
 
 /* Gives the packet n more bytes between the Ethernet header and what follows it, whose content is then the caller's to

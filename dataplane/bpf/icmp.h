@@ -3,13 +3,6 @@
 #pragma once
 #include "parse.h"
 
-/* The head of an ICMP or ICMPv6 error; what it quotes follows. (linux/icmp.h draws in the C library.) */
-struct icmp_head {
-	__u8 type, code;
-	__u16 check;
-	__u32 mtu;
-};
-
 /* How much of the packet an error quotes: less than the 576 bytes of IPv4 and the 1280 of IPv6 allow. */
 enum { QUOTE = 512 };
 

@@ -123,6 +123,14 @@ struct icmp_budget {
 };
 MAP(icmp_budgets, PERCPU_ARRAY, 1, 0, __u32, struct icmp_budget);
 
+/* The programs for what few packets are; see enum packet_kind. */
+enum { RARE_RELATED_IN, RARE_RELATED_OUT, RARE_FRAGMENT_IN, RARE_FRAGMENT_OUT, RARES };
+MAP(rare, PROG_ARRAY, RARES, 0, __u32, __u32);
+
+/* Packets that are on their way in fragments. */
+enum { LEADS = 16 << 10 };
+MAP(leads, LRU_HASH, LEADS, 0, struct fragment_key, struct fragment);
+
 /* Constants. */
 const volatile __u32 segments = 1; /* of the connection table */
 const volatile __u32 servers_size = 1, services_size = 1; /* slots */

@@ -16,25 +16,50 @@ static __always_inline __u32 address_diff(const __u64 old[2], const __u64 new[2]
 	return (sum & 0xffffffff) + (sum >> 32);
 }
 
-static __always_inline int nat_rewrite(struct packet *p, struct flow *f, struct decision *d)
-{
-	if (ttl_down(p, f))
-		return -1;
+/* What the addresses and ports of the packet add to checksums when they change. */
+struct nat_diff {
+	__u32 addr, port;
+};
 
+static __always_inline struct nat_diff nat_diff(struct flow *f, struct decision *d)
+{
+	bool ipv6 = f->family == FAMILY_IPV6;
+	__u64 addr = (__u64)address_diff(f->src, d->src, ipv6) + address_diff(f->dst, d->dst, ipv6);
+
+	return (struct nat_diff){
+		(addr & 0xffffffff) + (addr >> 32),
+		(__u16)~f->src_port + (__u32)d->src_port + (__u16)~f->dst_port + (__u32)d->dst_port,
+	};
+}
+
+/* Ports, and the checksum over them and the addresses. Later fragments have neither. */
+static __always_inline int nat_transport(struct packet *p, struct flow *f, struct decision *d, struct nat_diff diff)
+{
 	bool ipv6 = f->family == FAMILY_IPV6, udp = f->protocol == IPPROTO_UDP;
-	__u64 diff = (__u64)address_diff(f->src, d->src, ipv6) + address_diff(f->dst, d->dst, ipv6);
-	__u32 addr = (diff & 0xffffffff) + (diff >> 32);
-	__u32 port = (__u16)~f->src_port + (__u32)d->src_port + (__u16)~f->dst_port + (__u32)d->dst_port;
 	__u64 at = f->transport;
 
+	if (f->fragment == FRAGMENT_LATER) {
+		if (ipv6)
+			packet_sum(p, diff.addr);
+		return 0;
+	}
 	BOUND(at, HEADERS_MASK);
-	packet_checksum(p, at + (udp ? 6 : 16), addr, port, udp, ipv6);
+	packet_checksum(p, at + (udp ? 6 : 16), diff.addr, diff.port, udp, ipv6);
 	__u16 *ports = p->data + at;
 	if ((void *)(ports + 2) > p->end)
 		return -1;
 	ports[0] = d->src_port;
 	ports[1] = d->dst_port;
-	if (ipv6) {
+	return 0;
+}
+
+static __always_inline int nat_rewrite(struct packet *p, struct flow *f, struct decision *d)
+{
+	struct nat_diff diff = nat_diff(f, d);
+
+	if (ttl_down(p, f) || nat_transport(p, f, d, diff))
+		return -1;
+	if (f->family == FAMILY_IPV6) {
 		struct ipv6hdr *ip = p->data + sizeof(struct ethhdr);
 		if ((void *)(ip + 1) > p->end)
 			return -1;
@@ -45,7 +70,7 @@ static __always_inline int nat_rewrite(struct packet *p, struct flow *f, struct 
 	struct iphdr *ip = p->data + sizeof(struct ethhdr);
 	if ((void *)(ip + 1) > p->end)
 		return -1;
-	ip->check = ~fold((__u64)(__u16)~ip->check + addr);
+	ip->check = ~fold((__u64)(__u16)~ip->check + diff.addr);
 	ip->saddr = d->src[1] >> 32;
 	ip->daddr = d->dst[1] >> 32;
 	return 0;

@@ -1,45 +1,10 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* parse.h - Ethernet, IPv4, IPv6, TCP and UDP headers -> struct flow. Every length is checked here, and nowhere else. */
+/* parse.h - Ethernet, IPv4, IPv6, TCP and UDP headers -> struct flow. Every length is checked here, and in related.h, and
+ * nowhere else.
+ *
+ * ICMP and fragments are few, and are left to a program of their own. */
 #pragma once
-#include <linux/in.h>
-#include <linux/tcp.h>
-#include <linux/udp.h>
-#include "hook.h"
-
-enum parsed {
-	PARSED_FLOW, /* a TCP or UDP packet, all of flow is set */
-	PARSED_FRAGMENT, /* addresses and protocol only */
-	PARSED_MALFORMED, /* addresses only */
-	PARSED_OTHER, /* nothing */
-};
-
-struct flow {
-	__u64 src[2];
-	__u64 dst[2];
-	__u16 src_port;
-	__u16 dst_port;
-	__u8 protocol;
-	__u8 family;
-	__u8 event; /* what it means to its connection, by the protocol's rules */
-	__u8 ttl;
-	__u16 network; /* offset of the IP header */
-	__u16 transport; /* offset of the TCP or UDP header */
-	__u32 length; /* IP bytes */
-	bool opens; /* it is to begin a connection, by what it says; packets without state say nothing */
-	bool may_fragment;
-	bool summed; /* a checksum covers all that follows the IP header; so it is known what that adds up to */
-	__u8 tos; /* or traffic class */
-	bool early; /* tc will see the packet, too, if it is passed: what can be decided only once is left to it */
-	bool routed; /* the firewall has had its turn, and so has the hop count */
-	__u32 mark; /* the firewall's */
-};
-
-enum { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16 };
-
-/* How far headers may reach: Ethernet, an IPv6 header with a chain of extensions, TCP's fixed part. */
-enum { HEADERS = 192, HEADERS_MASK = 255, IPV6_EXTENSIONS = 6, HEADERS_USUAL = 14 + 40 + 20 };
-
-#define V4_MAPPED(addr) (0xffff0000ULL | (__u64)(addr) << 32)
+#include "related.h"
 
 struct ipv6_extension {
 	__u8 next;
@@ -58,6 +23,19 @@ static __always_inline __u8 tcp_event(__u8 flags)
 	return flags & TCP_ACK ? TCP_EVENT_ACK : TCP_EVENT_NONE;
 }
 
+/* A fragment that has the bytes after at, from so many of the whole packet on. */
+static __always_inline enum parsed parse_fragment(struct flow *f, __u32 at, __u32 from, bool more, __u32 id)
+{
+	__u32 bytes = f->network + f->length - at;
+
+	f->fragment = from ? FRAGMENT_LATER : FRAGMENT_FIRST;
+	f->more = more;
+	f->id = id;
+	f->from = from;
+	f->to = from + bytes;
+	return !bytes || (more && bytes & 7) || f->to > 0xffff ? PARSED_MALFORMED : PARSED_FLOW;
+}
+
 static __always_inline enum parsed parse_transport(struct packet *p, struct flow *f)
 {
 	__u64 at = f->transport;
@@ -65,6 +43,9 @@ static __always_inline enum parsed parse_transport(struct packet *p, struct flow
 
 	if (at > HEADERS)
 		return PARSED_OTHER;
+	f->src_port = f->dst_port = 0;
+	if (f->fragment == FRAGMENT_LATER)
+		return PARSED_FLOW;
 	BOUND(at, HEADERS_MASK); /* offsets have grown in steps that the verifier forgets */
 	packet_pull(p, at + sizeof(struct tcphdr));
 	if (f->protocol == IPPROTO_TCP) {
@@ -77,7 +58,7 @@ static __always_inline enum parsed parse_transport(struct packet *p, struct flow
 		f->dst_port = t->dest;
 		f->event = tcp_event(((__u8 *)t)[13]);
 		f->opens = f->event == TCP_EVENT_SYN; /* also with ACK, as of active FTP */
-		f->summed = true;
+		f->summed = !f->fragment;
 		return PARSED_FLOW;
 	}
 	struct udphdr *u = p->data + at;
@@ -85,9 +66,9 @@ static __always_inline enum parsed parse_transport(struct packet *p, struct flow
 		return PARSED_MALFORMED;
 	/* a length of zero is a jumbogram's or a large GSO packet's */
 	__u32 length = bpf_ntohs(u->len);
-	if (length ? length < sizeof(*u) || length > left : !packet_is_gso(p))
+	if (length ? length < sizeof(*u) || (length > left && !f->fragment) : !packet_is_gso(p))
 		return PARSED_MALFORMED;
-	f->summed = u->check && (length == left || !length);
+	f->summed = u->check && (length == left || !length) && !f->fragment;
 	f->src_port = u->source;
 	f->dst_port = u->dest;
 	return PARSED_FLOW;
@@ -113,11 +94,41 @@ static __always_inline enum parsed parse_ipv4(struct packet *p, struct flow *f)
 		f->length = room;
 	if (ip->version != 4 || header < sizeof(*ip) || f->length < header || f->length > room)
 		return PARSED_MALFORMED;
+	f->transport = sizeof(struct ethhdr) + header;
+	__u32 fragment = bpf_ntohs(ip->frag_off) & 0x3fff;
+	if (ip->protocol == IPPROTO_ICMP && !fragment)
+		return p->kind == PACKET_RELATED ? parse_related(p, f) : PARSED_ICMP;
 	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP)
 		return PARSED_OTHER;
-	if (ip->frag_off & bpf_htons(0x3fff))
+	if (fragment && p->kind != PACKET_FRAGMENT)
 		return PARSED_FRAGMENT;
-	f->transport = sizeof(struct ethhdr) + header;
+	if (!fragment && p->kind != PACKET_USUAL)
+		return PARSED_OTHER;
+	if (fragment && parse_fragment(f, f->transport, (fragment & 0x1fff) * 8, fragment & 0x2000, ip->id))
+		return PARSED_MALFORMED;
+	return parse_transport(p, f);
+}
+
+/* The fragment header is the last one before the transport header. */
+static __always_inline enum parsed parse_ipv6_fragment(struct packet *p, struct flow *f)
+{
+	__u64 at = f->transport;
+
+	if (at > HEADERS)
+		return PARSED_OTHER;
+	BOUND(at, HEADERS_MASK);
+	packet_pull(p, at + sizeof(struct ipv6_fragment));
+	struct ipv6_fragment *x = p->data + at;
+	if ((void *)(x + 1) > p->end || at + sizeof(*x) > f->network + f->length)
+		return PARSED_MALFORMED;
+	f->protocol = x->next;
+	f->transport = at + sizeof(*x);
+	__u32 from = bpf_ntohs(x->offset) & 0xfff8, more = bpf_ntohs(x->offset) & 1;
+	if (f->protocol != IPPROTO_TCP && f->protocol != IPPROTO_UDP)
+		return PARSED_OTHER;
+	/* the only fragment of its packet is none */
+	if ((from || more) && parse_fragment(f, f->transport, from, more, x->id))
+		return PARSED_MALFORMED;
 	return parse_transport(p, f);
 }
 
@@ -142,14 +153,8 @@ static __always_inline enum parsed parse_ipv6(struct packet *p, struct flow *f)
 	__u32 at = sizeof(struct ethhdr) + sizeof(*ip);
 	__u8 next = ip->nexthdr;
 #pragma clang loop unroll(disable)
-	for (int i = 0; i <= IPV6_EXTENSIONS; i++) {
-		if (next == IPPROTO_TCP || next == IPPROTO_UDP)
-			break;
-		f->protocol = next;
-		if (next == IPPROTO_FRAGMENT)
-			return PARSED_FRAGMENT;
-		if ((next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS) ||
-		    i == IPV6_EXTENSIONS || at > HEADERS)
+	for (int i = 0; next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS; i++) {
+		if (i == IPV6_EXTENSIONS || at > HEADERS)
 			return PARSED_OTHER;
 		packet_pull(p, at + sizeof(struct ipv6_extension));
 		struct ipv6_extension *x = p->data + at;
@@ -160,8 +165,14 @@ static __always_inline enum parsed parse_ipv6(struct packet *p, struct flow *f)
 		if (at - sizeof(struct ethhdr) > f->length)
 			return PARSED_MALFORMED;
 	}
-	f->protocol = next;
 	f->transport = at;
+	if (next == IPPROTO_ICMPV6)
+		return p->kind == PACKET_RELATED ? parse_related(p, f) : PARSED_ICMP;
+	if (next == IPPROTO_FRAGMENT)
+		return p->kind == PACKET_FRAGMENT ? parse_ipv6_fragment(p, f) : PARSED_FRAGMENT;
+	f->protocol = next;
+	if (p->kind != PACKET_USUAL || (next != IPPROTO_TCP && next != IPPROTO_UDP))
+		return PARSED_OTHER;
 	enum parsed parsed = parse_transport(p, f);
 	f->summed = f->summed && at == sizeof(struct ethhdr) + sizeof(*ip);
 	return parsed;
@@ -177,6 +188,9 @@ static __always_inline enum parsed parse(struct packet *p, struct flow *f)
 	f->network = sizeof(*eth);
 	f->event = 0;
 	f->opens = false;
+	f->quoted = 0;
+	f->fragment = FRAGMENT_NONE;
+	f->summed = false;
 	f->mark = packet_mark(p);
 	f->early = p->hook == HOOK_XDP;
 	f->routed = p->egress;

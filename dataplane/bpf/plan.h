@@ -51,6 +51,8 @@ struct plan {
 	__u32 template; /* line of the whole table, or NO_LINE */
 	__u32 forward; /* the server's method; it may be edited meanwhile */
 	__u32 back; /* the return entry's line, with FULLNAT */
+	struct fragment_key fragment_key;
+	struct fragment fragment;
 	__u32 turn; /* of this CPU's round through the pools of local addresses */
 	__u32 begun; /* packets that began a connection, since drop_packet dropped one */
 };

@@ -61,7 +61,10 @@ static __always_inline __u32 tunnel_tos(struct flow *f)
 
 static __always_inline __u64 tunnel_hash(struct flow *f)
 {
-	return (f->src[0] ^ f->src[1] ^ ((__u64)f->src_port << 16 | f->dst_port)) * 0x9e3779b97f4a7c15ULL;
+	/* fragments go the same way all together */
+	__u64 ports = f->fragment ? 0 : (__u64)f->src_port << 16 | f->dst_port;
+
+	return (f->src[0] ^ f->src[1] ^ ports) * 0x9e3779b97f4a7c15ULL;
 }
 
 /* Whether the outer packet may be fragmented. */
@@ -120,6 +123,8 @@ __noinline int inner_bytes_sum(struct __sk_buff *skb, struct flow *f)
 
 	if (!f)
 		return -1;
+	if (f->fragment || f->quoted) /* nothing of these is left to the device */
+		return sum_bytes(skb, f->network, f->length, &sum) ? sum : -1;
 	__u32 head = f->transport - f->network, field = f->protocol == IPPROTO_TCP ? 16 : 6;
 	__u16 pseudo = pseudo_sum(f->src, f->dst, f->protocol, f->length - head, f->family == FAMILY_IPV6);
 	if (bpf_skb_load_bytes(skb, f->transport + field, &check, sizeof(check)))

@@ -43,7 +43,8 @@ enum reason {
 	REASON_TOO_BIG, /* larger than the way on: answered with ICMP, or left to the kernel */
 	REASON_NO_ROUTE, /* no route to the server or the client: left to the kernel */
 	REASON_NO_CONN, /* for a service, but no connection and no SYN: left to the kernel */
-	REASON_FRAGMENT, /* a fragment for an address of ours: left to the kernel */
+	REASON_FRAGMENT, /* a later fragment, and its first one did not come before it: dropped */
+	REASON_FRAGMENT_OVERLAP, /* a later fragment with bytes of the first one: dropped */
 	REASON_MALFORMED, /* lengths that cannot be, for an address of ours: left to the kernel */
 	REASON_NO_LOCAL_PORT, /* no local address and port free for FULLNAT: refused with ICMP port unreachable */
 	REASON_TOA_NO_ROOM, /* no room for the client's address, which the server has not heard yet: forwarded without it */
@@ -248,6 +249,26 @@ struct segment {
  * a return entry's connection. */
 struct links {
 	__u32 line[SEGMENT_LINES];
+};
+
+/* The fragments of a packet have these in common; IPv6 has no protocol. */
+struct fragment_key {
+	__u64 src[2], dst[2];
+	__u32 id;
+	__u8 protocol;
+	__u8 family;
+	__u8 spare[2];
+};
+
+/* What was decided about the first one; see struct decision. */
+struct fragment {
+	__u64 src[2], dst[2];
+	__u32 server;
+	__u32 began; /* jiffies */
+	__u32 first; /* bytes that the first one has */
+	__u32 seen; /* bytes that have come by */
+	__u32 all; /* bytes of the packet, known from the last fragment; or 0 */
+	__u8 outcome, reason, direction, forward;
 };
 
 /* What guards a segment; a spin lock cannot lie in memory that Go maps. */
