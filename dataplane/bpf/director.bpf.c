@@ -223,10 +223,10 @@ static __always_inline int direct(struct packet *p)
 	__u32 of_ours = ours_of(f);
 	if (!of_ours)
 		return packet_pass(p);
-	if (p->kind == PACKET_FRAGMENT)
-		decide_fragment(f, plan, of_ours);
-	else
+	if (p->kind != PACKET_FRAGMENT || f->fragment != FRAGMENT_LATER)
 		decide(f, plan, of_ours);
+	if (p->kind == PACKET_FRAGMENT)
+		decide_fragment(f, plan);
 	struct decision *d = &plan->decision;
 	switch (d->outcome) {
 	case OUTCOME_PASS:

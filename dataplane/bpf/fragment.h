@@ -75,8 +75,8 @@ static __always_inline void fragment_lead(struct decision *d, struct flow *f, st
 	bpf_map_update_elem(&leads, &k, r, BPF_ANY);
 }
 
-/* decide(), about a fragment. */
-__noinline int decide_fragment(struct flow *f, struct plan *p, __u32 of_ours)
+/* decide() has had its say about a first fragment; the later ones are decided about here. */
+__noinline int decide_fragment(struct flow *f, struct plan *p)
 {
 	if (!f || !p)
 		return 0;
@@ -86,12 +86,9 @@ __noinline int decide_fragment(struct flow *f, struct plan *p, __u32 of_ours)
 	k->id = f->id;
 	k->protocol = f->family == FAMILY_IPV4 ? f->protocol : 0;
 	k->family = f->family;
-	if (f->fragment == FRAGMENT_LATER) {
+	if (f->fragment == FRAGMENT_LATER)
 		fragment_follow(&p->decision, f, p);
-		return 0;
-	}
-	decide(f, p, of_ours);
-	if (f->fragment)
+	else if (f->fragment)
 		fragment_lead(&p->decision, f, p);
 	return 0;
 }
