@@ -98,8 +98,18 @@ func (t *Table) AddLocal(svc *ServiceID, l LocalAddr) error {
 	case alike >= LocalsPerPool:
 		return ErrLocals
 	}
-	*pool = append(slices.Clip(*pool), l)
+	*pool = withLocal(*pool, l)
 	return nil
+}
+
+// withLocal is a pool with one more local address; those of IPv4 come first.
+func withLocal(pool []LocalAddr, l LocalAddr) []LocalAddr {
+	at := len(pool)
+	if l.Addr.Is4() {
+		for at = 0; at < len(pool) && pool[at].Addr.Is4(); at++ {
+		}
+	}
+	return slices.Insert(slices.Clone(pool), at, l)
 }
 
 // DeleteLocal takes a local address away; connections that use it go on. It answers [ErrNotDefined] or [ErrNoLocal].
@@ -128,7 +138,7 @@ func followLocals(pool *[]LocalAddr, want []LocalAddr, prune bool) {
 			*pool = slices.Clone(*pool)
 			(*pool)[i] = w
 		} else {
-			*pool = append(slices.Clip(*pool), w)
+			*pool = withLocal(*pool, w)
 		}
 	}
 }

@@ -37,7 +37,10 @@ func (in *instance) commit(t *lvs.Table) error {
 		if err := in.steer(marks, true); err != nil {
 			return err
 		}
-		return in.setTimeouts(t.Timeouts)
+		if err := in.setTimeouts(t.Timeouts); err != nil {
+			return err
+		}
+		return in.expireDeserted()
 	}
 	if err := in.reclaim(); err != nil {
 		return err

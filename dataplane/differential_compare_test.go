@@ -217,8 +217,9 @@ func (s *stage) checkState(t rapid.TB) {
 
 func listed(t *lvs.Table) string {
 	var b strings.Builder
+	fmt.Fprintf(&b, "%v\n", t.Locals)
 	for _, s := range t.Services() {
-		fmt.Fprintf(&b, "%v %+v %+v\n", s.ServiceID, s.ServiceConfig, s.Stats)
+		fmt.Fprintf(&b, "%v %+v %v %+v\n", s.ServiceID, s.ServiceConfig, s.Locals, s.Stats)
 		for _, d := range s.Servers {
 			fmt.Fprintf(&b, "  %v %+v %+v %+v\n", d.ServerID, d.ServerConfig, d.Load, d.Stats)
 		}
@@ -255,7 +256,9 @@ func (s *stage) checkNothingLeft(t rapid.TB) {
 	}
 	ours, err := mapped[bpfAddressBits](s.in, bpfMapOurs)
 	mustDo(t, "addresses", err)
-	if !reflect.ValueOf(ours[0]).IsZero() {
+	left := ours[0]
+	left.Local = [oursWords]uint64{} // kept for connections that outlive a local address
+	if !reflect.ValueOf(left).IsZero() {
 		t.Fatal("addresses are still ours")
 	}
 	if left, _ := filepath.Glob(filepath.Join(s.place.Path, journalPin)); left != nil {

@@ -32,6 +32,7 @@ func drawTable(t *rapid.T) func(*lvs.Table) error {
 		some = append(some, drawGrowth(t))
 	}
 	return func(t *lvs.Table) error {
+		t.Locals = stageLocals
 		for _, add := range some {
 			if err := add(t); err != nil && err != lvs.ErrServiceExists {
 				return err
@@ -71,7 +72,19 @@ func (s *stage) drawEdit(t *rapid.T) func(*lvs.Table) error {
 	n := s.drawPresent(t)
 	id := stageServices[n]
 	drawServerID := s.drawMember
-	switch rapid.SampledFrom([]string{"add", "remove", "edit", "edit service", "add both", "remove service", "zero", "zero all", "time-outs", "again"}).Draw(t, "edit") {
+	switch rapid.SampledFrom([]string{"local", "add", "remove", "edit", "edit service", "add both", "remove service", "zero", "zero all", "time-outs", "again"}).Draw(t, "edit") {
+	case "local":
+		l := rapid.SampledFrom(stageLocals).Draw(t, "local address")
+		own, add := &id, rapid.Bool().Draw(t, "add")
+		if rapid.Bool().Draw(t, "shared") {
+			own = nil
+		}
+		return func(t *lvs.Table) error {
+			if add {
+				return t.AddLocal(own, l)
+			}
+			return t.DeleteLocal(own, l.Addr)
+		}
 	case "add":
 		server, config := drawServerID(t, n), drawServer(t, n)
 		return func(t *lvs.Table) error { return t.AddServer(id, server, config) }
@@ -152,6 +165,8 @@ func drawServer(t *rapid.T, n int) lvs.ServerConfig {
 	}
 	if n == oddService {
 		c.Forward = lvs.Route
+	} else if rapid.IntRange(0, 3).Draw(t, "full") == 3 {
+		c.Forward = lvs.FullNAT
 	}
 	if rapid.IntRange(0, 5).Draw(t, "tunnel") == 5 {
 		c.Forward = lvs.Tunnel

@@ -71,6 +71,23 @@ var stageWays = []struct {
 	{netip.MustParsePrefix("2001:db8:3::/48"), serverSide, narrow6},
 }
 
+// The director's local addresses: two that all services share in a family, with few ports, so that they run out.
+var stageLocals = []lvs.LocalAddr{
+	{Addr: netip.MustParseAddr("10.2.0.1"), Ports: lvs.Ports{First: 3000, Last: 3004}},
+	{Addr: netip.MustParseAddr("10.2.0.2"), Ports: lvs.Ports{First: 80, Last: 83}},
+	{Addr: netip.MustParseAddr("2001:db8:2::1"), Ports: lvs.Ports{First: 3000, Last: 3009}},
+}
+
+// mustTurns is where the program is in its round through local ports.
+func (s *stage) mustTurns(t rapid.TB) oracle.Turns {
+	t.Helper()
+	m, err := s.in.m(bpfMapPlans)
+	mustDo(t, "plans", err)
+	var all []bpfPlan
+	mustDo(t, "plans", m.Lookup(uint32(0), &all))
+	return oracle.Turns{Turn: all[s.cpu].Turn, CPU: uint32(s.cpu), CPUs: uint32(len(all))}
+}
+
 func (s *stage) route(a netip.Addr) (oracle.Hop, bool) {
 	for _, w := range stageWays {
 		if w.prefix.Contains(a) {
@@ -288,7 +305,9 @@ func (s *stage) mustBegin(t rapid.TB, at uint32) {
 	bootSeconds = func() uint32 { return 1000 + (s.now-s.began)/s.in.hz }
 	jiffies = func(uint32) uint32 { return s.now }
 	ask := func(a netip.Addr) (oracle.Hop, bool) { s.asked = a; return s.route(a) }
-	s.judge = oracle.New(oracle.Options{Size: stageConns, Route: ask, Spread: spread})
+	s.judge = oracle.New(oracle.Options{
+		Size: stageConns, Route: ask, Spread: spread, Early: s.withXDP, Turns: func() oracle.Turns { return s.mustTurns(t) },
+	})
 	mustDo(t, "settings", s.Set(func(all *lvs.Settings) error {
 		*all = lvs.DefaultSettings
 		all.DropEntry = 0 // a full table is to be full

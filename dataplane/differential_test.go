@@ -70,7 +70,11 @@ func (s *stage) answer(t *rapid.T) {
 	if c == nil {
 		t.Skip("nobody to answer")
 	}
-	w := drawBody(t, c.Protocol, c.Server, c.Client)
+	to := c.Client
+	if c.Local.IsValid() {
+		to = c.Local
+	}
+	w := drawBody(t, c.Protocol, c.Server, to)
 	w.flags = rapid.SampledFrom(flagsOfServers).Draw(t, "flags")
 	s.send(t, w)
 }
@@ -126,8 +130,11 @@ func (s *stage) setting(t *rapid.T) {
 
 // entries counts what lies in the connection table.
 func (s *stage) entries() (n int) {
-	for range s.judge.Conns() {
+	for c := range s.judge.Conns() {
 		n++
+		if c.Local.IsValid() { // whose answers find another entry
+			n++
+		}
 	}
 	return n
 }

@@ -47,8 +47,18 @@ func (s *service) takes(p *packet) bool {
 		(s.id.Port == 0 || s.id.Port == p.destination.Port() || s.config.Persistent != 0)
 }
 
-// begin is the way of a packet that has no connection.
+// begin is the way of a packet that has no connection. Where XDP comes first, it leaves to tc what finds no local port, and a
+// scheduler is asked twice.
 func (d *Director) begin(in Packet, p *packet) Result {
+	d.tried = 0
+	r := d.beginOnce(in, p)
+	if r.Reason == NoLocalPort && d.options.Early {
+		r = d.beginOnce(in, p)
+	}
+	return r
+}
+
+func (d *Director) beginOnce(in Packet, p *packet) Result {
 	s := d.requested(p, in.Mark)
 	switch {
 	case s == nil:
@@ -71,7 +81,7 @@ func (d *Director) begin(in Packet, p *packet) Result {
 	switch {
 	case r == nil:
 		return refuse(in, p, portUnreachable, NoServer)
-	case !ways[r.config.Forward]:
+	case !ways[r.config.Forward] || r.config.Forward == lvs.FullNAT && s.config.OnePacket && p.protocol == lvs.UDP:
 		return Result{Reason: Unsupported}
 	}
 	if s.config.Persistent != 0 {
@@ -87,6 +97,8 @@ func (d *Director) begin(in Packet, p *packet) Result {
 	switch {
 	case s.config.OnePacket && p.protocol == lvs.UDP:
 		d.glance(c)
+	case c.forward == lvs.FullNAT && !d.takeLocal(s, c):
+		return refuse(in, p, portUnreachable, NoLocalPort)
 	case d.full():
 		return Result{Verdict: Drop, Reason: TableFull}
 	default:
@@ -121,7 +133,7 @@ func (r *server) at(to netip.AddrPort) netip.AddrPort {
 }
 
 // full says whether there is no room for another entry.
-func (d *Director) full() bool { return len(d.conns)+len(d.templates) >= d.options.Size }
+func (d *Director) full() bool { return len(d.conns)+len(d.returns)+len(d.templates) >= d.options.Size }
 
 // glance is a connection of one packet, which a threshold may notice.
 func (d *Director) glance(c *conn) {

@@ -22,8 +22,11 @@ type conn struct {
 	forward  lvs.Forward    // as it was when the connection began
 	state    lvs.State
 	expires  time.Duration
-	template *template // nil if it has none
-	once     bool      // its only packet is all of it
+	template *template      // nil if it has none
+	once     bool           // its only packet is all of it
+	local    netip.AddrPort // what the server sees in the client's place, with FULLNAT
+	told     bool           // the server was told who the client is
+	answered bool           // and has answered a packet since the handshake
 }
 
 func (c *conn) report(now time.Duration) lvs.Conn {
@@ -33,6 +36,7 @@ func (c *conn) report(now time.Duration) lvs.Conn {
 		Client:   c.client,
 		Virtual:  c.virtual,
 		Server:   c.to,
+		Local:    c.local,
 		Forward:  c.forward,
 		Expires:  c.expires - now,
 	}
@@ -58,6 +62,9 @@ func (d *Director) insert(c *conn) {
 		d.remove(older)
 	}
 	d.conns[c.flow] = c
+	if c.local.IsValid() {
+		d.returns[returnKey{c.protocol, c.local, c.to}] = c
+	}
 	c.server.begin()
 }
 
@@ -71,6 +78,7 @@ func (s *server) begin() {
 
 func (d *Director) remove(c *conn) {
 	delete(d.conns, c.flow)
+	delete(d.returns, returnKey{c.protocol, c.local, c.to})
 	*c.server.tally(c) -= 1
 	c.server.weigh()
 }
@@ -86,6 +94,7 @@ func (d *Director) touch(c *conn, dir lvs.Direction, p *packet) {
 	if t := c.template; t != nil && (c.state == lvs.TCPEstablished && c.protocol == lvs.TCP || c.protocol == lvs.UDP && dir == lvs.ToClient) {
 		t.assured = true
 	}
+	c.answered = c.answered || dir == lvs.ToClient && !p.syn
 	c.expires = d.now + time.Duration(d.timeouts.Of(c.protocol, c.state))*time.Second
 }
 

@@ -41,6 +41,8 @@ const (
 	TableFull       Reason = "table_full"       // dropped: no room for another connection
 	Fragment        Reason = "fragment"         // dropped: a later fragment, and its first one did not come before it
 	Malformed       Reason = "malformed"        // passed: lengths that cannot be, to an address that has a service
+	NoLocalPort     Reason = "no_local_port"    // answered: no local address and port free for FULLNAT
+	NoRoom          Reason = "toa_no_room"      // forwarded without the client's address, which the server has not heard yet
 	TTL             Reason = "ttl"              // its hops are used up: to the server, answered; to the client, dropped
 	TooBig          Reason = "too_big"          // larger than the way on: answered, or passed, see send
 	FragmentOverlap Reason = "fragment_overlap" // dropped: a later fragment with bytes of the first one
@@ -87,6 +89,9 @@ func (d *Director) handle(in Packet) Result {
 
 // direct is the way of a packet that has its ports.
 func (d *Director) direct(in Packet, p *packet) Result {
+	if c := d.returned(p); c != nil {
+		return d.toClient(c, in, p)
+	}
 	c := d.conns[flow{p.protocol, p.source, p.destination}]
 	if c != nil && (d.replaced(c, p) || d.deserted(c, p)) {
 		d.remove(c)
@@ -102,7 +107,7 @@ func (d *Director) direct(in Packet, p *packet) Result {
 }
 
 // ways are the forwarding methods that the oracle has.
-var ways = map[lvs.Forward]bool{lvs.Masq: true, lvs.Route: true, lvs.Tunnel: true}
+var ways = map[lvs.Forward]bool{lvs.Masq: true, lvs.Route: true, lvs.Tunnel: true, lvs.FullNAT: true}
 
 // refuse answers a packet with an ICMP error, unless it is one itself, or a later fragment.
 func refuse(in Packet, p *packet, c complaint, why Reason) Result {
@@ -135,7 +140,7 @@ func (d *Director) toServer(c *conn, in Packet, p *packet) Result {
 		return Result{Verdict: Drop, Reason: Removed}
 	}
 	dir := lvs.ToServer
-	if c.forward != lvs.Masq {
+	if c.forward != lvs.Masq && c.forward != lvs.FullNAT {
 		dir = lvs.ToServerOnly
 	}
 	d.touch(c, dir, p)
@@ -160,15 +165,24 @@ func (d *Director) toServer(c *conn, in Packet, p *packet) Result {
 		s.InPackets++
 		s.InBytes += uint64(p.size())
 	})
-	return hop.send(w.apply(p))
+	r := hop.send(w.apply(p))
+	if d.introduces(c, p) {
+		var told bool
+		if r.Frame, told = introduce(r.Frame, c.client, hop); told {
+			c.told = true
+		} else if !c.told {
+			r.Reason = NoRoom
+		}
+	}
+	return r
 }
 
 // wayTo is what becomes of a packet on its way to the server: how it is changed, how much larger it becomes, and whether the stack
 // may fragment it then. An IPv6 packet on its way is fragmented by nobody.
 func (d *Director) wayTo(c *conn, hop Hop, p *packet) (w interface{ apply(*packet) []byte }, overhead int, fragments bool) {
 	switch c.forward {
-	case lvs.Masq:
-		return rewrite{destination: c.to}, 0, p.mayFragment
+	case lvs.Masq, lvs.FullNAT:
+		return rewrite{source: c.local, destination: c.to}, 0, p.mayFragment
 	case lvs.Tunnel:
 		t := tunnel{c.server.config.Tunnel, hop.From, c.to.Addr(), d.spread(p), d.settings.PMTUDisc != 0}
 		return t, t.overhead(), t.mayFragment(p) && !p.v6() && !t.to.Is6()
@@ -187,17 +201,23 @@ func (d *Director) spread(p *packet) uint64 {
 // toClient is the way of an answer. One from a server that is removed goes out, too, and counts nowhere.
 func (d *Director) toClient(c *conn, in Packet, p *packet) Result {
 	d.touch(c, lvs.ToClient, p)
-	hop, ok := d.options.Route(p.destination.Addr())
+	hop, ok := d.options.Route(c.client.Addr())
 	switch {
 	case p.ttl <= 1:
 		return Result{Verdict: Drop, Reason: TTL}
 	case !ok:
 		return Result{Reason: NoRoute}
 	}
-	w := rewrite{source: c.virtual}
+	w := rewrite{source: c.virtual, destination: c.client}
 	if hop.tooBig(p.size()) {
 		if p.mayFragment {
 			return Result{Pass, Packet{Interface: in.Interface, Frame: w.apply(p)}, TooBig}
+		}
+		if c.forward == lvs.FullNAT && p.only() {
+			return Result{Verdict: Drop, Reason: TooBig}
+		}
+		if c.forward == lvs.FullNAT { // the stack knows nothing of it
+			return Result{Answer, Packet{Interface: in.Interface, Frame: packetTooBig.about(p, hop.MTU)}, TooBig}
 		}
 		return Result{Reason: TooBig} // the stack tells the server, which knows the packet as it is
 	}

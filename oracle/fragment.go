@@ -53,9 +53,10 @@ func (p *packet) fragmentKey() fragmentKey {
 	return k
 }
 
-// concerned says whether an address of the packet is one of a service, or of a server whose answers are translated.
+// concerned says whether an address of the packet is one of a service, or of a server whose answers are translated, or is
+// or was a local one.
 func (d *Director) concerned(p *packet) bool {
-	if d.serves(p) {
+	if d.serves(p) || d.everLocal[p.destination.Addr()] {
 		return true
 	}
 	for _, s := range d.servers {
@@ -71,7 +72,11 @@ func (d *Director) lead(p *packet, r Result) {
 	if !d.concerned(p) {
 		return
 	}
-	l := &lead{conn: d.conns[flow{p.protocol, p.source, p.destination}], result: Result{Verdict: r.Verdict, Reason: r.Reason}, began: d.now, first: p.part.to, seen: p.part.to}
+	l := &lead{conn: d.returned(p), result: Result{Verdict: r.Verdict, Reason: r.Reason}, began: d.now, first: p.part.to, seen: p.part.to}
+	l.output = l.conn != nil
+	if l.conn == nil {
+		l.conn = d.conns[flow{p.protocol, p.source, p.destination}]
+	}
 	if l.conn == nil {
 		l.conn = d.answered(p)
 		l.output = l.conn != nil

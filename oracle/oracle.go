@@ -28,6 +28,8 @@ type Hop struct {
 type Options struct {
 	Size   int                          // connections that there is room for
 	Route  func(netip.Addr) (Hop, bool) // the way to an address, false if there is none; nil knows no way
+	Turns  func() Turns                 // where the round through local ports is; nil begins with the first one
+	Early  bool                         // XDP comes before tc
 	Random func() uint32                // chance, for schedulers that use it; nil is the runtime's source
 
 	// Spread tells connections apart from outside of tunnels, by GUE's source port and IPv6's flow label; nil does not.
@@ -47,6 +49,10 @@ type Director struct {
 	servers   map[serverKey]*server
 	conns     map[flow]*conn
 	leads     map[fragmentKey]*lead
+	locals    []lvs.LocalAddr // shared by the services
+	everLocal map[netip.Addr]bool
+	returns   map[returnKey]*conn
+	tried     uint32 // local ports, in vain, for the packet that is handled
 	templates []*template
 	reasons   map[Reason]uint64
 }
@@ -62,12 +68,14 @@ func New(o Options) *Director {
 		o.Spread = func(netip.AddrPort, netip.AddrPort) uint64 { return 0 }
 	}
 	return &Director{
-		options:  o,
-		settings: lvs.DefaultSettings,
-		servers:  map[serverKey]*server{},
-		conns:    map[flow]*conn{},
-		leads:    map[fragmentKey]*lead{},
-		reasons:  map[Reason]uint64{},
+		options:   o,
+		settings:  lvs.DefaultSettings,
+		servers:   map[serverKey]*server{},
+		conns:     map[flow]*conn{},
+		leads:     map[fragmentKey]*lead{},
+		returns:   map[returnKey]*conn{},
+		everLocal: map[netip.Addr]bool{},
+		reasons:   map[Reason]uint64{},
 	}
 }
 
@@ -91,7 +99,7 @@ func (d *Director) Update(change func(*lvs.Table) error) error {
 func (d *Director) Table() (*lvs.Table, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	t := &lvs.Table{Timeouts: d.timeouts}
+	t := &lvs.Table{Timeouts: d.timeouts, Locals: d.locals}
 	for _, s := range d.services {
 		t.Put(s.report())
 	}

@@ -55,7 +55,8 @@ type packet struct {
 	mayFragment         bool
 	event               lvs.Event
 	part                part
-	quoted              int // of an ICMP error: where the IP header begins that it quotes, whose transport header is transport
+	quoted              int  // of an ICMP error: where the IP header begins that it quotes, whose transport header is transport
+	syn                 bool // of TCP, whatever the event is
 }
 
 func (p *packet) v6() bool { return p.source.Addr().Is6() }
@@ -192,6 +193,7 @@ func (p *packet) parseTransport() kind {
 			return malformed
 		}
 		flags := b[13]
+		p.syn = flags&2 != 0
 		p.event = lvs.TCPEventOf(flags&2 != 0, flags&1 != 0, flags&16 != 0, flags&4 != 0)
 	case lvs.UDP:
 		if len(b) < udpHeader {

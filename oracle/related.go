@@ -88,6 +88,9 @@ func (p *packet) parseQuoted6(b []byte) kind {
 
 // relate is the way of an ICMP error: that of the packet that it is in its flow.
 func (d *Director) relate(in Packet, p *packet) Result {
+	if c := d.returned(p); c != nil {
+		return d.toClient(c, in, p)
+	}
 	if c := d.conns[flow{p.protocol, p.source, p.destination}]; c != nil {
 		return d.toServer(c, in, p)
 	}

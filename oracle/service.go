@@ -16,6 +16,7 @@ type service struct {
 	config    lvs.ServiceConfig
 	scheduler sched.Scheduler
 	servers   []*server // newest first
+	locals    []lvs.LocalAddr
 	stats     lvs.Stats
 }
 
@@ -75,7 +76,7 @@ func (s *service) rows() []sched.Server {
 }
 
 func (s *service) report() *lvs.Service {
-	r := &lvs.Service{ServiceID: s.id, ServiceConfig: s.config, Stats: s.stats}
+	r := &lvs.Service{ServiceID: s.id, ServiceConfig: s.config, Locals: s.locals, Stats: s.stats}
 	for _, d := range s.servers {
 		r.Servers = append(r.Servers, &lvs.Server{ServerID: d.server, ServerConfig: d.config, Load: d.load, Stats: d.stats})
 	}
@@ -110,7 +111,10 @@ func (d *Director) commit(t *lvs.Table) error {
 		fresh[want.ServiceID] = scheduler
 	}
 
-	d.timeouts = t.Timeouts
+	d.timeouts, d.locals = t.Timeouts, t.Locals
+	for _, l := range t.Locals {
+		d.everLocal[l.Addr] = true
+	}
 	d.forget()
 	for _, s := range d.present() {
 		s.service, s.removed = nil, d.now.Truncate(time.Second)
@@ -134,7 +138,10 @@ func (d *Director) commit(t *lvs.Table) error {
 
 func (d *Director) apply(s *service, want *lvs.Service) {
 	before := s.rows()
-	s.config = want.ServiceConfig
+	s.config, s.locals = want.ServiceConfig, want.Locals
+	for _, l := range want.Locals {
+		d.everLocal[l.Addr] = true
+	}
 	s.servers = nil
 	if want.Zeroed {
 		d.zero(s)

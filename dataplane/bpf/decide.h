@@ -260,11 +260,14 @@ static __always_inline void decide_return(struct decision *d, struct flow *f, st
 	struct conn *r = conn_find(s, &p->key, h.line);
 	if (!r)
 		return;
-	d->outcome = OUTCOME_DROP; /* for a moment the one is there without the other */
-	d->reason = REASON_TABLE_BUSY;
 	__u32 at = return_conn(h.segment * SEGMENT_LINES + line_of(s, r));
 	struct conn *e = at == NO_LINE ? NULL : conn_at(at);
-	if (!e || conn_expired(e, now()))
+	if (!e) { /* for a moment the one is there without the other */
+		d->outcome = OUTCOME_DROP;
+		d->reason = REASON_TABLE_BUSY;
+		return;
+	}
+	if (conn_expired(e, now()))
 		return;
 	d->at = at;
 	decide_conn(d, f, e, DIRECTION_OUTPUT);
