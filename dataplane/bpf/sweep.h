@@ -32,20 +32,33 @@ __noinline __u64 page_old(struct segment *s, __u32 page, __u32 jiffies)
 	return lines;
 }
 
-/* The lines of a page that drop_entry ends before their time. */
+struct shedding {
+	struct segment *s;
+	struct links *l;
+	__u64 lines;
+	__u32 first; /* line of the segment */
+	__u32 now;
+};
+
+static long shed_line(__u32 n, struct shedding *c)
+{
+	__u64 i = c->first + n;
+
+	BOUND(i, SEGMENT_LINES - 1);
+	if (entry_is_shed(c->s, i, c->l->line[i], c->now))
+		c->lines |= 1ULL << (n & (LINES - 1));
+	return 0;
+}
+
+/* The lines of a page that drop_entry ends before their time. Not in a loop of its own, of which Linux 6.1 walks every way. */
 __noinline __u64 page_shed(struct segment *s, struct links *l, __u32 page, __u32 jiffies)
 {
-	__u64 lines = 0;
+	struct shedding c = { .s = s, .l = l, .first = page * LINES, .now = jiffies };
 
 	if (!s || !l || settings.drop_entry < DEFENCE_ON)
 		return 0;
-#pragma clang loop unroll(disable)
-	for (__u32 j = 0; j < LINES; j++) {
-		__u64 i = page * LINES + j;
-		BOUND(i, SEGMENT_LINES - 1);
-		lines |= (__u64) !!entry_is_shed(s, i, l->line[i], jiffies) << j;
-	}
-	return lines;
+	bpf_loop(LINES, shed_line, &c, 0);
+	return c.lines;
 }
 
 #define SHED (1ULL << 32)
