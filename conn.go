@@ -54,6 +54,8 @@ type Conn struct {
 	Local    netip.AddrPort // what the server sees in the client's place, with FullNAT
 	Forward  Forward
 	Expires  time.Duration // until the entry goes, if no packet comes
+	PE       string        // of a template: the persistence engine that it is found by, "" or "sip"
+	PEData   string        // and what that goes by, a SIP Call-ID
 }
 
 // StateName gives the state as ipvsadm -Lc prints it. A template knows only whether it has been used.

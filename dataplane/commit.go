@@ -54,6 +54,9 @@ func (in *instance) commit(t *lvs.Table) error {
 	if err := in.answerHere(records); err != nil {
 		return err
 	}
+	if err := in.readCalls(t, false); err != nil {
+		return err
+	}
 	if err := in.writeJournal(records, t.Timeouts); err != nil {
 		return err
 	}
@@ -67,6 +70,9 @@ func (in *instance) commit(t *lvs.Table) error {
 		return err
 	}
 	if err := in.steer(marks, true); err != nil {
+		return err
+	}
+	if err := in.readCalls(t, true); err != nil {
 		return err
 	}
 	return in.expireDeserted()

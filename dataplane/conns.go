@@ -21,6 +21,7 @@ const (
 	kindPlain    = 0
 	kindTemplate = 1
 	kindReturn   = 2
+	callPort     = 1  // a template's client port, if it is one of a SIP call
 	templateMore = 60 // seconds that a template with connections goes on
 )
 
@@ -97,6 +98,9 @@ func (in *instance) conns(now uint32, yield func(lvs.Conn, error) bool) {
 				c.Local = netip.AddrPortFrom(fromAddr(r.Client), fromPort(r.ClientPort))
 			}
 		}
+		if c.Template && e.ClientPort == callPort {
+			in.call(uint32(i), &c)
+		}
 		if !yield(c, nil) {
 			return
 		}
@@ -123,6 +127,37 @@ func (in *instance) conn(e *bpfConn, now uint32) lvs.Conn {
 		Forward:  forward,
 		Expires:  time.Duration(e.Expires-now) * time.Second / time.Duration(in.hz),
 	}
+}
+
+// call tells a template of a SIP call from which client and of which call it is, if that is known.
+func (in *instance) call(line uint32, c *lvs.Conn) {
+	c.PE, c.Client = engines[1], netip.AddrPort{}
+	calls, err := in.m(bpfMapCalls)
+	if err != nil {
+		return
+	}
+	var call bpfCall
+	if calls.Lookup(line, &call) != nil {
+		return
+	}
+	c.Client = netip.AddrPortFrom(fromAddr(call.Client), 0)
+	c.PEData = string(call.Text[:min(int(call.Length), len(call.Text))])
+}
+
+// readCalls has the program look for Call-IDs if a service goes by them. Without exact, it does not stop to.
+func (in *instance) readCalls(t *lvs.Table, exact bool) error {
+	var calls uint32
+	for _, s := range t.Services() {
+		if s.PE != "" && s.Persistent != 0 {
+			calls = 1
+		}
+	}
+	s, err := in.settings()
+	if err != nil || s.Calls == calls || calls == 0 && !exact {
+		return err
+	}
+	s.Calls = calls
+	return in.putSettings(s)
 }
 
 // filled counts the live entries and those whose lines are not free yet.

@@ -5,6 +5,7 @@ package dataplane
 import (
 	"net/netip"
 	"slices"
+	"strings"
 
 	"pgregory.net/rapid"
 
@@ -142,6 +143,9 @@ func drawService(t *rapid.T, n int) lvs.ServiceConfig {
 		c.Persistent = rapid.SampledFrom([]uint32{300, 1, 10, 60, 1000}).Draw(t, "persistent")
 		c.Netmask = rapid.SampledFrom(netmasks).Draw(t, "netmask")
 	}
+	if c.Persistent != 0 && stageServices[n].Protocol != lvs.TCP && rapid.Bool().Draw(t, "sip") {
+		c.PE = "sip"
+	}
 	c.OnePacket = kind == "one packet" || kind == "both"
 	return c
 }
@@ -219,11 +223,30 @@ func (s *stage) drawPacket(t *rapid.T) wire {
 		to = netip.AddrPortFrom(to.Addr(), 81)
 	}
 	w := drawBody(t, protocol, from, to)
+	s.drawCall(t, n, &w)
 	if w.damages == nil { // a mark at other addresses is seen only later on their way
 		w.mark = mark
 	}
 	w.flags = rapid.SampledFrom(flagsOfClients).Draw(t, "flags")
 	return w
+}
+
+// drawCall gives most packets to a service that goes by SIP calls a Call-ID, or something like it.
+func (s *stage) drawCall(t *rapid.T, n int, w *wire) {
+	table, _ := s.judge.Table()
+	if v := table.Service(stageServices[n]); v == nil || v.PE == "" || rapid.IntRange(0, 9).Draw(t, "no call") == 9 {
+		return
+	}
+	w.says = "INVITE sip:bob@example.org SIP/2.0\r\nVia: here\r\n"
+	if rapid.IntRange(0, 3).Draw(t, "odd") != 3 {
+		w.says += "Call-ID: " + rapid.SampledFrom([]string{"one@here", "two@here", "three"}).Draw(t, "call") + "\r\nMax-Forwards: 70\r\n"
+		return
+	}
+	parts := []string{"\r\n", "\r", "\n", " ", "\t", ":", "call-id", "Call-ID", "i", "I", "one", "@", "here", ",", "Å", "\xd7", "\x00",
+		"Call-ID: ", "Call-ID: @", strings.Repeat("x", 128), strings.Repeat("y", 127), "\r\n"}
+	for _, part := range rapid.SliceOfN(rapid.SampledFrom(parts), 1, 12).Draw(t, "parts") {
+		w.says += part
+	}
 }
 
 // drawBody is a packet in most of what does not tell where it belongs to.

@@ -97,10 +97,12 @@ func (s *stage) crowd(t *rapid.T) {
 	first := rapid.IntRange(0, 40).Draw(t, "first")
 	protocol, to, mark := s.drawDoor(t, v)
 	for n := range rapid.IntRange(1, 20).Draw(t, "crowd") {
-		s.send(t, wire{
+		w := wire{
 			protocol: protocol, from: netip.AddrPortFrom(client, uint16(20_003+first+n)),
 			to: to, flags: 2, ttl: 64, payload: n, mark: mark,
-		})
+		}
+		s.drawCall(t, v, &w)
+		s.send(t, w)
 	}
 	if n := s.entries(); n > stageConns*3/4 {
 		s.mustAdvance(t, 1000*s.in.hz)

@@ -17,6 +17,7 @@ type wire struct {
 	flags      byte // of TCP
 	ttl        byte
 	payload    int
+	says       string // instead of the payload
 	fragment   uint16 // IPv4: flags and offset
 	options    int    // IPv4: words
 	extensions []byte // IPv6: what lies before the transport header
@@ -116,16 +117,14 @@ func (w wire) transport(src, dst []byte) []byte {
 	field := 16
 	if w.protocol == lvs.UDP {
 		b, field = b[:8], 6
-		binary.BigEndian.PutUint16(b[4:], uint16(8+w.payload))
+		binary.BigEndian.PutUint16(b[4:], uint16(8+len(w.content())))
 	} else {
 		copy(b[4:], "seqnackn\x50f\x20\x00")
 		b[13] = w.flags
 	}
 	binary.BigEndian.PutUint16(b, w.from.Port())
 	binary.BigEndian.PutUint16(b[2:], w.to.Port())
-	for i := range w.payload {
-		b = append(b, byte(i*7))
-	}
+	b = append(b, w.content()...)
 	pseudo := slices.Concat(src, dst, []byte{0, byte(w.protocol), byte(len(b) >> 8), byte(len(b))}, b)
 	switch sum := ^wireSum(pseudo); w.checksum {
 	case checksumRight:
@@ -135,6 +134,16 @@ func (w wire) transport(src, dst []byte) []byte {
 		binary.BigEndian.PutUint16(b[field:], sum)
 	case checksumWrong:
 		binary.BigEndian.PutUint16(b[field:], sum^0x1100)
+	}
+	return b
+}
+
+func (w wire) content() (b []byte) {
+	if w.says != "" {
+		return []byte(w.says)
+	}
+	for i := range w.payload {
+		b = append(b, byte(i*7))
 	}
 	return b
 }

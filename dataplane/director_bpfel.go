@@ -31,6 +31,14 @@ const (
 	bpfAttachmentATTACH_XDP_GENERIC bpfAttachment = 5
 )
 
+type bpfCall struct {
+	_      structs.HostLayout
+	Client [2]uint64
+	Length uint32
+	Spare  uint32
+	Text   [256]uint8
+}
+
 type bpfConn struct {
 	_           structs.HostLayout
 	Hop         uint64
@@ -179,6 +187,12 @@ type bpfMac struct {
 	Spare uint16
 }
 
+type bpfMessage struct {
+	_    structs.HostLayout
+	Call bpfCall
+	Text [2048]uint8
+}
+
 type bpfOutcome uint32
 
 const (
@@ -239,7 +253,8 @@ type bpfPlan struct {
 		Tos         uint8
 		Early       bool
 		Routed      bool
-		_           [2]byte
+		Call        bool
+		_           [1]byte
 		Mark        uint32
 	}
 	Decision struct {
@@ -319,7 +334,8 @@ const (
 	bpfReasonREASON_TOA_NO_ROOM      bpfReason = 14
 	bpfReasonREASON_DEFENCE          bpfReason = 15
 	bpfReasonREASON_UNSUPPORTED      bpfReason = 16
-	bpfReasonREASONS                 bpfReason = 17
+	bpfReasonREASON_NO_CALL          bpfReason = 17
+	bpfReasonREASONS                 bpfReason = 18
 )
 
 type bpfRoute struct {
@@ -455,6 +471,7 @@ type bpfSetting struct {
 	SecureTcp               uint32
 	DropEvery               uint32
 	LittleRoom              uint32
+	Calls                   uint32
 	Marks                   uint32
 	Device                  uint32
 	LocalMoved              uint32
@@ -490,6 +507,7 @@ type bpfSweeper struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	bpfMapCalls                = "calls"
 	bpfMapConns                = "conns"
 	bpfMapCounters             = "counters"
 	bpfMapDevices              = "devices"
@@ -502,6 +520,7 @@ const (
 	bpfMapLists                = "lists"
 	bpfMapLoads                = "loads"
 	bpfMapMacs                 = "macs"
+	bpfMapMessages             = "messages"
 	bpfMapOurs                 = "ours"
 	bpfMapPieces               = "pieces"
 	bpfMapPlaces               = "places"
@@ -598,6 +617,7 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
+	Calls            *ebpf.MapSpec `ebpf:"calls"`
 	Conns            *ebpf.MapSpec `ebpf:"conns"`
 	Counters         *ebpf.MapSpec `ebpf:"counters"`
 	Devices          *ebpf.MapSpec `ebpf:"devices"`
@@ -610,6 +630,7 @@ type bpfMapSpecs struct {
 	Lists            *ebpf.MapSpec `ebpf:"lists"`
 	Loads            *ebpf.MapSpec `ebpf:"loads"`
 	Macs             *ebpf.MapSpec `ebpf:"macs"`
+	Messages         *ebpf.MapSpec `ebpf:"messages"`
 	Ours             *ebpf.MapSpec `ebpf:"ours"`
 	Pieces           *ebpf.MapSpec `ebpf:"pieces"`
 	Places           *ebpf.MapSpec `ebpf:"places"`
@@ -666,6 +687,7 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
+	Calls            *ebpf.Map `ebpf:"calls"`
 	Conns            *ebpf.Map `ebpf:"conns"`
 	Counters         *ebpf.Map `ebpf:"counters"`
 	Devices          *ebpf.Map `ebpf:"devices"`
@@ -678,6 +700,7 @@ type bpfMaps struct {
 	Lists            *ebpf.Map `ebpf:"lists"`
 	Loads            *ebpf.Map `ebpf:"loads"`
 	Macs             *ebpf.Map `ebpf:"macs"`
+	Messages         *ebpf.Map `ebpf:"messages"`
 	Ours             *ebpf.Map `ebpf:"ours"`
 	Pieces           *ebpf.Map `ebpf:"pieces"`
 	Places           *ebpf.Map `ebpf:"places"`
@@ -698,6 +721,7 @@ type bpfMaps struct {
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
+		m.Calls,
 		m.Conns,
 		m.Counters,
 		m.Devices,
@@ -710,6 +734,7 @@ func (m *bpfMaps) Close() error {
 		m.Lists,
 		m.Loads,
 		m.Macs,
+		m.Messages,
 		m.Ours,
 		m.Pieces,
 		m.Places,

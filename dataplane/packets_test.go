@@ -42,7 +42,7 @@ var (
 	unreachable = tcp4.service("203.0.113.10:84", "172.31.255.1:8084")
 	local       = tcp4.service("203.0.113.10:85", "10.0.0.1:8085")
 	turns       = tcp4.service("203.0.113.10:86", "10.0.0.11:8086") // the second of two
-	unbuilt     = tcp4.service("203.0.113.10:87", "10.0.0.11:8087")
+	callless    = tcp4.service("203.0.113.10:87", "10.0.0.11:8087")
 	refusing    = tcp4.service("203.0.113.10:88", "10.0.0.11:8088")
 	noService   = tcp4.service("203.0.113.10:99", "10.0.0.11:8099")
 	noAddress   = tcp4.service("203.0.113.99:80", "10.0.0.11:8080")
@@ -58,7 +58,7 @@ func (w *world) mustServe() {
 	for _, p := range []path{tcp4, tcp6, udp4, udp6, quiesced, removed, unreachable, local} {
 		w.mustUpdate(addService(p.id(), "rr", p.server))
 	}
-	w.mustUpdate(addService(serverless4.id(), "rr"), addService(serverless6.id(), "rr"), addPersistent(unbuilt.id(), unbuilt.server))
+	w.mustUpdate(addService(serverless4.id(), "rr"), addService(serverless6.id(), "rr"), addPersistent(callless.id(), callless.server))
 	w.mustUpdate(addService(refusing.id(), lvs.NoScheduler, refusing.server))
 	w.mustUpdate(addService(turns.id(), "rr", turns.server, netip.AddrPortFrom(other4, 8086)))
 	must(w.t, netlink.RouteAdd(&netlink.Route{Dst: mustPrefix(w.t, "172.31.0.0/16"), Type: unix.RTN_UNREACHABLE}))

@@ -66,7 +66,12 @@ func (s *sticky) come(client string, virtual string, mark uint32) int {
 
 func (s *sticky) send(p path, flags string, mark uint32) int {
 	s.t.Helper()
-	frame := p.in(flags).frame(s.t)
+	return s.sendPacket(p.in(flags), mark)
+}
+
+func (s *sticky) sendPacket(p packet, mark uint32) int {
+	s.t.Helper()
+	frame := p.frame(s.t)
 	context := contextOf(s.p, s.clients, frame, 0)
 	if skb, ok := context.([48]uint32); ok {
 		skb[2] = mark

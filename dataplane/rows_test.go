@@ -134,7 +134,7 @@ var rows = []row{
 	{does: "no route to the server: host unreachable", in: unreachable.in("S"), becomes: answered, reason: bpfReasonREASON_NO_ROUTE, kind4: icmp4(3, 1)},
 	{does: "a server on the director itself", in: local.in("S"), becomes: translated},
 	{does: "what is removed is not sent to", held: []packet{removed.in("S")}, change: without(removed), in: removed.in("A"), becomes: dropped, reason: bpfReasonREASON_REMOVED},
-	{does: "what is not built yet is left", in: unbuilt.in("S"), becomes: passed, reason: bpfReasonREASON_UNSUPPORTED},
+	{does: "a service that goes by SIP calls drops what tells of none", in: callless.in("S"), becomes: dropped, reason: bpfReasonREASON_NO_CALL},
 
 	// no connection
 	{does: "a segment without a connection", in: tcp4.in("A"), becomes: passed, reason: bpfReasonREASON_NO_CONN},

@@ -80,6 +80,7 @@ var meanings = map[bpfReason]string{
 	bpfReasonREASON_NO_LOCAL_PORT:    "no local address and port free for FULLNAT (director laddr): answered with ICMP port unreachable",
 	bpfReasonREASON_TOA_NO_ROOM:      "no room for the client's address (TOA), which the server has not heard yet: forwarded without it",
 	bpfReasonREASON_DEFENCE:          "begins a connection while drop_packet is on: dropped",
+	bpfReasonREASON_NO_CALL:          "for a service with --pe sip, but without a Call-ID: dropped",
 	bpfReasonREASON_UNSUPPORTED:      "the service or server asks for what is not built yet: left to the kernel",
 }
 

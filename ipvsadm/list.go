@@ -242,9 +242,17 @@ func (p *printer) connsTitle() {
 
 func (p *printer) conn(c lvs.Conn) {
 	seconds := int(c.Expires.Seconds())
-	fmt.Fprintf(p.w, "%-3s %-6s %-11s %-18s %-18s %s\n", c.Protocol,
+	engine := ""
+	if p.given&optPersistentConn != 0 && c.PE != "" {
+		engine = fmt.Sprintf(" %-18s %s", c.PE, c.PEData)
+	}
+	destination := p.endpoint(c.Server.Addr(), c.Server.Port(), c.Protocol)
+	if engine != "" {
+		destination = fmt.Sprintf("%-16s", destination)
+	}
+	fmt.Fprintf(p.w, "%-3s %-6s %-11s %-18s %-18s %s%s\n", c.Protocol,
 		fmt.Sprintf("%02d:%02d", seconds/60, seconds%60), c.StateName(),
 		p.endpoint(c.Client.Addr(), c.Client.Port(), c.Protocol),
 		p.endpoint(c.Virtual.Addr(), c.Virtual.Port(), c.Protocol),
-		p.endpoint(c.Server.Addr(), c.Server.Port(), c.Protocol))
+		destination, engine)
 }

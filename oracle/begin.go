@@ -67,6 +67,8 @@ func (d *Director) beginOnce(in Packet, p *packet) Result {
 		return Result{Reason: NoConn}
 	case !s.takes(p):
 		return Result{}
+	case s.byCall() && p.call() == "":
+		return Result{Verdict: Drop, Reason: NoCall}
 	}
 	var t *template
 	if s.config.Persistent != 0 {

@@ -46,6 +46,7 @@ const (
 	TTL             Reason = "ttl"              // its hops are used up: to the server, answered; to the client, dropped
 	TooBig          Reason = "too_big"          // larger than the way on: answered, or passed, see send
 	FragmentOverlap Reason = "fragment_overlap" // dropped: a later fragment with bytes of the first one
+	NoCall          Reason = "no_call"          // dropped: to a service that goes by SIP calls, without a Call-ID
 	Unsupported     Reason = "unsupported"      // passed: the service or the server asks for what is not built
 )
 

@@ -22,6 +22,7 @@ type templateKey struct {
 	protocol lvs.Protocol
 	network  netip.Addr
 	virtual  netip.AddrPort
+	call     string // the SIP Call-ID, if the service goes by it
 }
 
 // template remembers the server of a client.
@@ -43,6 +44,10 @@ func (t *template) report(now time.Duration) lvs.Conn {
 		Server:   netip.AddrPortFrom(t.server.server.Addr, t.server.server.Port),
 		Forward:  t.server.config.Forward,
 		Expires:  t.expires - now,
+		PEData:   t.call,
+	}
+	if t.call != "" {
+		c.PE = "sip"
 	}
 	if t.assured {
 		c.State = lvs.TemplateAssured
@@ -58,7 +63,10 @@ func (t *template) report(now time.Duration) lvs.Conn {
 
 // key is that of the template which a packet's client has with the service.
 func (s *service) key(p *packet) templateKey {
-	k := templateKey{p.protocol, s.network(p.source.Addr()), netip.AddrPortFrom(p.destination.Addr(), 0)}
+	k := templateKey{protocol: p.protocol, network: s.network(p.source.Addr()), virtual: netip.AddrPortFrom(p.destination.Addr(), 0)}
+	if s.byCall() {
+		k.call = p.call()
+	}
 	switch {
 	case p.destination.Port() == s.id.Port && s.id.Port != ftpPort:
 		k.virtual = p.destination
@@ -68,6 +76,9 @@ func (s *service) key(p *packet) templateKey {
 	}
 	return k
 }
+
+// byCall says that the service's clients are remembered by their SIP calls.
+func (s *service) byCall() bool { return s.config.PE == "sip" && s.config.Persistent != 0 }
 
 // network is the part of a client's address that the service goes by.
 func (s *service) network(client netip.Addr) netip.Addr {

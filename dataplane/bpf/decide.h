@@ -129,6 +129,10 @@ static __always_inline void decide_scheduled(struct decision *d, int scheduled)
 	case SCHEDULED_NO_CONN:
 		d->reason = REASON_NO_CONN;
 		return;
+	case SCHEDULED_NO_CALL:
+		d->reason = REASON_NO_CALL;
+		d->outcome = OUTCOME_DROP;
+		return;
 	case SCHEDULED_NOT_YET:
 		d->reason = REASON_UNSUPPORTED;
 		return;
@@ -157,7 +161,7 @@ static __always_inline void decide_new(struct decision *d, struct flow *f, struc
 	if (f->quoted)
 		return;
 	int i = service_of(f);
-	if (i >= 0 && !f->routed && settings.marks & (f->family == FAMILY_IPV4 ? 1 : 2)) {
+	if ((i >= 0 || i == SCHEDULED_NO_CALL) && !f->routed && settings.marks & (f->family == FAMILY_IPV4 ? 1 : 2)) {
 		d->outcome = OUTCOME_ASK;
 		return;
 	}

@@ -223,6 +223,7 @@ static __always_inline int direct(struct packet *p)
 	__u32 of_ours = ours_of(f);
 	if (!of_ours)
 		return packet_pass(p);
+	f->call = p->kind != PACKET_RELATED && call_wanted(f) && call_read(p, f);
 	if (p->kind != PACKET_FRAGMENT || f->fragment != FRAGMENT_LATER)
 		decide(f, plan, of_ours);
 	if (p->kind == PACKET_FRAGMENT)

@@ -42,6 +42,7 @@ struct flow {
 	__u8 tos; /* or traffic class */
 	bool early; /* tc will see the packet, too, if it is passed: what can be decided only once is left to it */
 	bool routed; /* the firewall has had its turn, and so has the hop count */
+	bool call; /* a datagram with a Call-ID, which call.h keeps */
 	__u32 mark; /* the firewall's */
 };
 

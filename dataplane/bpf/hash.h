@@ -5,6 +5,7 @@
 #pragma once
 #include <bpf/bpf_endian.h>
 #include "seats.h"
+#include "siphash.h"
 
 enum { HASH_FALLBACK = 1, HASH_PORT = 2 }; /* scheduler flags */
 
@@ -15,21 +16,6 @@ static __always_inline __u32 folded(const __u64 addr[2], __u8 family)
 
 	return bpf_ntohl(family == FAMILY_IPV4 ? addr[1] >> 32 : (__u32)(all ^ all >> 32));
 }
-
-#define ROTATE(x, n) ((x) << (n) | (x) >> (64 - (n)))
-#define SIP_ROUND                                                                                                      \
-	do {                                                                                                           \
-		a += b;                                                                                                \
-		b = ROTATE(b, 13) ^ a;                                                                                 \
-		a = ROTATE(a, 32);                                                                                     \
-		c += d;                                                                                                \
-		d = ROTATE(d, 16) ^ c;                                                                                 \
-		a += d;                                                                                                \
-		d = ROTATE(d, 21) ^ a;                                                                                 \
-		c += b;                                                                                                \
-		b = ROTATE(b, 17) ^ c;                                                                                 \
-		c = ROTATE(c, 32);                                                                                     \
-	} while (0)
 
 /* The hash of mh, SipHash-1-3 of four bytes; the key's two words are the same. */
 __noinline __u32 maglev_hash(__u32 v)

@@ -125,6 +125,12 @@ static __always_inline void packet_sum(struct packet *p, __u32 diff)
 		bpf_csum_update(SKB(p), diff);
 }
 
+/* Copies n bytes of the packet from an offset on; negative if there are not as many. */
+static __always_inline long packet_load(struct packet *p, __u32 at, void *to, __u32 n)
+{
+	return p->hook == HOOK_XDP ? bpf_xdp_load_bytes(XDP(p), at, to, n) : bpf_skb_load_bytes(SKB(p), at, to, n);
+}
+
 /* Gives the packet n more bytes between the Ethernet header and what follows it, whose content is then the caller's to
  * write, as is the Ethernet header. The flags tell tc about an encapsulation (BPF_F_ADJ_ROOM_ENCAP), without which a GSO
  * packet must not grow; XDP never sees one. */

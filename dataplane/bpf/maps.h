@@ -75,6 +75,11 @@ MAP(conns, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct segment);
 MAP(guards, ARRAY, 1, 0, __u32, struct guard);
 MAP(links, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct links);
 
+/* What a template of a SIP call stands for, by its line of the whole table. A template beyond so many is one all the same, only its
+ * Call-ID is not told. */
+enum { CALLS = 1 << 16 };
+MAP(calls, HASH, CALLS, BPF_F_NO_PREALLOC, __u32, struct call);
+
 /* What packets change. */
 MAP(loads, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct load);
 MAP(counters, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct counter); /* server's slot x cpus + CPU */

@@ -194,6 +194,7 @@ static __always_inline enum parsed parse(struct packet *p, struct flow *f)
 	f->mark = packet_mark(p);
 	f->early = p->hook == HOOK_XDP;
 	f->routed = p->egress;
+	f->call = false;
 	if (eth->h_proto == bpf_htons(ETH_P_IP))
 		return parse_ipv4(p, f);
 	if (eth->h_proto == bpf_htons(ETH_P_IPV6))

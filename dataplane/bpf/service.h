@@ -15,7 +15,8 @@ enum {
 	SCHEDULED_NOT_YET = -5,
 	SCHEDULED_NO_CONN = -6,
 	SCHEDULED_NO_PORT = -7,
-	SCHEDULED_DRY = -8 /* there is room for it, and nothing is to change */
+	SCHEDULED_DRY = -8, /* there is room for it, and nothing is to change */
+	SCHEDULED_NO_CALL = -9
 };
 
 /* Ends an entry that is past its time, or that a new connection of the same client port replaces. */
@@ -94,8 +95,8 @@ __noinline int service_of(struct flow *f)
 	/* the data connections of FTP follow the others only by a template */
 	if (v->key.port && v->key.port != f->dst_port && !v->persistent)
 		return SCHEDULED_NOT;
-	if (v->persistent && v->engine)
-		return SCHEDULED_NOT_YET;
+	if (v->persistent && v->engine && !f->call)
+		return SCHEDULED_NO_CALL;
 	return service;
 }
 

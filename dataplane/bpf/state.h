@@ -100,23 +100,35 @@ __noinline int return_end(__u32 at)
 	return READ_ONCE(e->kind) == CONN_RETURN && conn_unlink(s, g, &seen);
 }
 
-/* Ends an entry as it was seen: it is no longer found, and no longer its server's load. */
-static __always_inline bool conn_end(struct segment *s, struct guard *g, struct conn *e, struct conn_seen *seen)
+/* What the end of an entry is to others: its server's load, its template or its call. Answers the line of its return entry, or
+ * NO_LINE. A function that the verifier goes through once. */
+__noinline __u32 conn_ended(__u32 at, __u32 server, __u32 life, __u32 link)
 {
-	__u32 server = READ_ONCE(e->server), link = link_at(seen->segment * SEGMENT_LINES + seen->line);
-	__u8 kind = READ_ONCE(e->kind);
+	struct conn *e = conn_at(at);
 
-	__u32 life = conn_unlink(s, g, seen);
-	if (!life)
-		return false;
-	if (kind == CONN_RETURN)
-		return true;
-	load_end(server, kind == CONN_TEMPLATE ? LOAD_PERSISTENT : life & LIFE_ACTIVE ? LOAD_ACTIVE : LOAD_INACTIVE);
-	if (kind == CONN_TEMPLATE)
-		return true;
+	if (!e || e->kind == CONN_RETURN)
+		return NO_LINE;
+	bool template = e->kind == CONN_TEMPLATE;
+	load_end(server, template ? LOAD_PERSISTENT : life & LIFE_ACTIVE ? LOAD_ACTIVE : LOAD_INACTIVE);
+	if (template && e->client_port == CALL_PORT)
+		call_forget(at);
+	if (template)
+		return NO_LINE;
 	if (life & LIFE_CONTROLLED)
 		template_count(template_of(e, link), -1);
-	if (life >> LIFE_FORWARD_SHIFT == FORWARD_FULLNAT)
-		return_end(link);
+	return life >> LIFE_FORWARD_SHIFT == FORWARD_FULLNAT ? link : NO_LINE;
+}
+
+/* Ends an entry as it was seen: it is no longer found, and no longer its server's load. Its line keeps what it was meanwhile. */
+static __always_inline bool conn_end(struct segment *s, struct guard *g, struct conn *e, struct conn_seen *seen)
+{
+	__u32 at = seen->segment * SEGMENT_LINES + seen->line, server = READ_ONCE(e->server), link = link_at(at);
+	__u32 life = conn_unlink(s, g, seen);
+
+	if (!life)
+		return false;
+	__u32 back = conn_ended(at, server, life, link);
+	if (back != NO_LINE)
+		return_end(back);
 	return true;
 }

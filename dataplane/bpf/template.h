@@ -2,7 +2,7 @@
 /* template.h - persistence: an entry of the connection table that remembers which server a client has.
  *
  * Its key is the client's network and, by the kind of service: address and port; address and port 0 (services of port 0 and
- * of FTP); or the firewall mark in place of the address, for all protocols. A template whose server is gone takes port
+ * of FTP); or the firewall mark in place of the address, for all protocols; and the SIP call, see call.h. A template whose server is gone takes port
  * 65535, under which nobody finds it, and stays until its connections are over.
  */
 #pragma once
@@ -20,7 +20,7 @@ static __always_inline __u64 prefix_mask(__u32 bits)
 static __always_inline void template_key(struct conn_key *k, struct flow *f, struct service *v)
 {
 	__u8 protocol = f->protocol;
-	__u16 port = 0;
+	__u16 port = 0, client_port = 0;
 
 	k->client[0] = f->src[0];
 	k->client[1] = f->src[1];
@@ -41,7 +41,11 @@ static __always_inline void template_key(struct conn_key *k, struct flow *f, str
 		k->virtual[0] = f->family == FAMILY_IPV4 ? 0 : mark;
 		k->virtual[1] = f->family == FAMILY_IPV4 ? V4_MAPPED(mark) : 0;
 	}
-	k->word = key_word(0, port, protocol, CONN_TEMPLATE);
+	if (v->engine) {
+		call_key(k);
+		client_port = CALL_PORT;
+	}
+	k->word = key_word(client_port, port, protocol, CONN_TEMPLATE);
 }
 
 /* Whether a template's server may have the client's next connection. */
@@ -125,6 +129,8 @@ __noinline int template_hold(struct flow *f, struct plan *p)
 			return i;
 		p->template = h.segment * SEGMENT_LINES + (i & (SEGMENT_LINES - 1));
 		if (!(i & INSERT_EXISTS)) {
+			if (v->engine)
+				call_keep(p->template);
 			load_begin(p->server, LOAD_PERSISTENT);
 			return 0;
 		}

@@ -50,6 +50,7 @@ enum reason {
 	REASON_TOA_NO_ROOM, /* no room for the client's address, which the server has not heard yet: forwarded without it */
 	REASON_DEFENCE, /* begins a connection while drop_packet is on: dropped */
 	REASON_UNSUPPORTED, /* the service or server asks for what is not built yet: left to the kernel */
+	REASON_NO_CALL, /* for a service that goes by SIP calls, and it tells of none: dropped */
 	REASONS,
 };
 
@@ -219,6 +220,15 @@ enum machine { MACHINE_TCP, MACHINE_TCP_SECURE, MACHINE_SCTP, MACHINE_STATELESS,
 /* What TCP flags mean to a connection. As in Go's lvs.Event. */
 enum tcp_event { TCP_EVENT_SYN, TCP_EVENT_FIN, TCP_EVENT_ACK, TCP_EVENT_RST, TCP_EVENT_NONE };
 
+/* A SIP call: the client's network, and the Call-ID, zeros behind it. Its template has CALL_PORT for a client's port. */
+enum { CALL_TEXT = 256, CALL_PORT = 1 };
+struct call {
+	__u64 client[2];
+	__u32 length;
+	__u32 spare;
+	__u8 text[CALL_TEXT];
+};
+
 /* States of a TCP connection, as in kernel IPVS and Go's lvs.State. */
 enum tcp_state {
 	TCP_NONE,
@@ -341,6 +351,7 @@ struct setting {
 	/* what the defences make of it */
 	__u32 drop_every; /* one of so many packets that begin a connection is dropped; 0 is none */
 	__u32 little_room;
+	__u32 calls; /* there are services that go by SIP calls */
 	/* the firewall's marks */
 	__u32 marks; /* bits: new connections of IPv4 and IPv6 wait until the firewall has seen them */
 	__u32 device; /* the interface whose egress they come by; 0 is none; NO_DEVICE_YET while it is being made */
