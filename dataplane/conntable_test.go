@@ -27,12 +27,13 @@ func (in *instance) mustConnTable(t testing.TB) connTable {
 
 // The parts of own, and the shape of a segment.
 const (
-	dead          = 2
-	linesPerPage  = 64
-	pages         = 4
-	lineShift     = 2
-	distanceShift = 8
-	lifeActive    = 0x100
+	dead           = 2
+	linesPerPage   = 64
+	pages          = 4
+	lineShift      = 2
+	distanceShift  = 8
+	lifeActive     = 0x100
+	lifeControlled = 0x1000
 )
 
 // lives are the entries of one segment that can be found.
@@ -112,19 +113,19 @@ func (c connTable) used() (n int) {
 func (c connTable) overstated(loads []bpfLoad) (all []string) {
 	there := make([]bpfLoad, len(loads))
 	for _, e := range c.live() {
-		if e.Kind != kindPlain {
-			continue
-		}
-		if e.Life&lifeActive != 0 {
+		switch {
+		case e.Kind == kindTemplate:
+			there[e.Server].Persistent++
+		case e.Kind != kindPlain:
+		case e.Life&lifeActive != 0:
 			there[e.Server].Active++
-		} else {
+		default:
 			there[e.Server].Inactive++
 		}
 	}
 	for slot, l := range loads {
-		if l.Active != there[slot].Active || l.Inactive != there[slot].Inactive {
-			all = append(all, fmt.Sprintf("server slot %d: %d active and %d inactive, in the table are %d and %d",
-				slot, l.Active, l.Inactive, there[slot].Active, there[slot].Inactive))
+		if l.Active != there[slot].Active || l.Inactive != there[slot].Inactive || l.Persistent != there[slot].Persistent {
+			all = append(all, fmt.Sprintf("server slot %d: %+v, in the table are %+v", slot, l, there[slot]))
 		}
 	}
 	return all

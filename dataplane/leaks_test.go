@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"lvs"
+)
+
+// TestNothingLeaks: under each scheduler 10,000 connections come on all CPUs at once and close in one way or another, with
+// templates and without. When their time is over, servers have nothing and the table is empty.
+func TestNothingLeaks(t *testing.T) {
+	const each, cpus = 5000, 2
+	endings := [][]string{{"S"}, {"S", "R"}, {"S", "A", "FA", "A"}}
+	for name, hook := range hooks {
+		t.Run(name, func(t *testing.T) {
+			w := mustWorld(t, Sizes{Conns: 1 << 15, Services: 4, Servers: 64})
+			w.settings.SweepSlice = 0
+			w.setClock(w.settings.Now)
+			program := hook(w)
+			p, all := farm(lvs.TCP, 7)
+			for n, scheduler := range lvs.Schedulers {
+				persistent := uint32(0) // on one hook or the other
+				if (n%2 == 0) == (name == "xdp") {
+					persistent = 60
+				}
+				about := fmt.Sprintf("%s, persistent %d", scheduler, persistent)
+				c := lvs.ServiceConfig{Scheduler: scheduler, Persistent: persistent, Netmask: 0xffffffff}
+				w.mustUpdate(func(t *lvs.Table) error { return t.AddService(p.id(), c) })
+				for _, a := range all {
+					w.mustUpdate(func(t *lvs.Table) error {
+						return t.AddServer(p.id(), realServer(a), lvs.ServerConfig{Forward: lvs.Masq, Weight: 2 * cpus * each})
+					})
+				}
+				w.onCPUs(cpus, func(cpu int) {
+					for i := range each {
+						one := p // every client comes on every CPU
+						one.client = netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i % 97)}), uint16(1024+cpu*each+i))
+						for _, flags := range endings[i%len(endings)] {
+							w.run(program, w.clients, one.in(flags).frame(t))
+						}
+					}
+				})
+				if live := w.mustLive(); live < cpus*each {
+					t.Errorf("%s: %d entries, want %d connections at least", about, live, cpus*each)
+				}
+				w.checkTemplates()
+				w.checkLoads()
+				w.mustExpire()
+				w.mustUpdate(func(t *lvs.Table) error { t.Clear(); return nil })
+				if t.Failed() {
+					t.Fatal(about)
+				}
+			}
+		})
+	}
+}
+
+// checkTemplates holds the number of connections that each template has to the table.
+func (w *world) checkTemplates() {
+	w.t.Helper()
+	in := w.mustLook()
+	lines, err := in.lines()
+	must(w.t, err)
+	links, err := in.links()
+	must(w.t, err)
+	have := map[int]uint32{}
+	for i := range lines {
+		if e := &lines[i]; e.Own&ownLive != 0 && e.Kind == kindPlain && e.Life&lifeControlled != 0 {
+			have[int(links[i])]++
+		}
+	}
+	for i := range lines {
+		if e := &lines[i]; e.Own&ownLive != 0 && e.Kind == kindTemplate && links[i] != have[i] {
+			w.t.Errorf("the template in line %d has %d connections, and counts %d", i, have[i], links[i])
+		}
+	}
+}
