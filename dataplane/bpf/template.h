@@ -138,7 +138,7 @@ __noinline int template_hold(struct flow *f, struct plan *p)
 	struct conn *e = line_at(s, i);
 	p->template = h.segment * SEGMENT_LINES + (i & (SEGMENT_LINES - 1));
 	/* its time first: the sweep ends nothing whose time has changed */
-	if (!conn_renew(e, READ_ONCE(e->expires), now() + (READ_ONCE(e->life) >> LIFE_SECONDS_SHIFT) * hz))
+	if (!dry && !conn_renew(e, READ_ONCE(e->expires), now() + (READ_ONCE(e->life) >> LIFE_SECONDS_SHIFT) * hz))
 		return INSERT_RACED;
 	template_count(p->template, 1);
 	p->server = READ_ONCE(e->server);
