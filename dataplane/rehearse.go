@@ -183,7 +183,7 @@ func (r *rehearsal) run(frame []byte, ifindex, mark uint32) (*dryRun, error) {
 		return nil, err
 	}
 	for i := range plans {
-		plans[i] = bpfPlan{Turn: plans[i].Turn, Template: noLine}
+		plans[i] = bpfPlan{Turn: plans[i].Turn, Begun: plans[i].Begun, Template: noLine}
 		plans[i].Decision.At = noLine
 	}
 	if err := r.Maps[bpfMapPlans].Put(uint32(0), plans); err != nil {

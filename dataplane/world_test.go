@@ -3,6 +3,7 @@
 package dataplane
 
 import (
+	"iter"
 	"net"
 	"net/netip"
 	"runtime"
@@ -155,6 +156,11 @@ func (w *world) setClock(jiffies uint32) {
 	in := w.mustLook()
 	w.settings.Now = jiffies
 	must(w.t, in.putSettings(w.settings))
+}
+
+// Conns gives the connections by the clock that the program goes by; that of the kernel may be anywhere.
+func (w *world) Conns() iter.Seq2[lvs.Conn, error] {
+	return func(yield func(lvs.Conn, error) bool) { w.mustLook().conns(uint32(w.settings.Now), yield) }
 }
 
 // mustLook opens the maps without a lock, until the test ends: for looking at them, and for what no product does.
