@@ -92,7 +92,7 @@ func (s *stage) checkPacket(t rapid.TB, side int, w wire) {
 	if verdict == oracle.Answer {
 		verdict = oracle.Forward // to where it came from
 	}
-	if s.stray(want, got.Verdict, frame) {
+	if s.stray(t, want, got.Verdict, w) {
 		return
 	}
 	if got.Verdict != verdict || got.Interface != 0 && got.Interface != want.Interface {
@@ -115,13 +115,15 @@ func (s *stage) checkPacket(t rapid.TB, side int, w wire) {
 	s.checkReasons(t, want.Reason, frame)
 }
 
-// stray says whether the program has dropped a fragment to or from an address that was one of ours until a while ago.
-func (s *stage) stray(want oracle.Result, got oracle.Verdict, frame []byte) bool {
-	if want.Reason != "" || want.Verdict != oracle.Pass || got != oracle.Drop || frame[12] != 8 || (frame[20]&0x1f|frame[21]) == 0 {
+// stray says whether the program has dropped a later fragment, and told so, whose address was one of ours until a while ago.
+func (s *stage) stray(t rapid.TB, want oracle.Result, got oracle.Verdict, w wire) bool {
+	if want.Reason != "" || want.Verdict != oracle.Pass || got != oracle.Drop || w.fragment&0x1fff == 0 {
 		return false
 	}
-	s.reasons[bpfReasonREASON_FRAGMENT]++
-	return true
+	was := s.reasons
+	was[bpfReasonREASON_FRAGMENT]++
+	s.reasons = s.mustReasons(t)
+	return s.reasons == was
 }
 
 // way is what the program remembers of an address: when it asked the kernel for the way, and when it last had the kernel

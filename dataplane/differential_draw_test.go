@@ -255,7 +255,7 @@ func drawBody(t *rapid.T, p lvs.Protocol, from, to netip.AddrPort) wire {
 	if rapid.IntRange(0, 2).Draw(t, "special") != 2 {
 		return w
 	}
-	switch rapid.SampledFrom([]string{"ttl", "ttl", "long", "long", "long", "long", "options", "checksum", "checksum", "cut", "fragment", "damage", "foreign", "tagged", "protocol", "damages"}).Draw(t, "what") {
+	switch rapid.SampledFrom([]string{"ttl", "ttl", "long", "long", "long", "long", "options", "checksum", "checksum", "cut", "fragment", "fragment", "fragment", "error", "error", "error", "damage", "foreign", "tagged", "protocol", "damages"}).Draw(t, "what") {
 	case "ttl":
 		w.ttl = rapid.SampledFrom([]byte{0, 1, 2, 255}).Draw(t, "ttl")
 	case "long":
@@ -269,8 +269,12 @@ func drawBody(t *rapid.T, p lvs.Protocol, from, to netip.AddrPort) wire {
 	case "cut":
 		w.cut = rapid.IntRange(-40, 100).Draw(t, "cut")
 	case "fragment":
-		w.fragment = rapid.SampledFrom([]uint16{0x2000, 0x2001, 1, 0x1fff, 0x8000, 0}).Draw(t, "fragment")
-		w.extensions = rapid.SampledFrom([][]byte{{44}, {0, 44}, {44, 60}}).Draw(t, "extensions")
+		w.fragment = rapid.SampledFrom([]uint16{0x2000, 0x2000, 0x2000, 0x2004, 4, 0x2008, 8, 2, 1, 0x1fff, 0x8000, 0}).Draw(t, "fragment")
+		w.extensions = rapid.SampledFrom([][]byte{{44}, {44}, {0, 44}, {44, 60}}).Draw(t, "extensions")
+		w.payload = rapid.SampledFrom([]int{4, 8, 12, 16, 20, 1220}).Draw(t, "payload")
+		w.id = rapid.ByteRange(0, 2).Draw(t, "id")
+	case "error":
+		drawError(t, &w)
 	case "foreign":
 		w.foreign = true
 	case "tagged":
@@ -283,6 +287,19 @@ func drawBody(t *rapid.T, p lvs.Protocol, from, to netip.AddrPort) wire {
 		w.damages = []wireDamage{drawDamage(t, from.Addr())}
 	}
 	return w
+}
+
+// drawError makes of a packet an error about one that goes the other way.
+func drawError(t *rapid.T, w *wire) {
+	w.quotes = &wire{protocol: w.protocol, from: w.to, to: w.from, ttl: 60, payload: w.payload, fragment: 0x4000, flags: 16}
+	w.quotes.options = rapid.SampledFrom([]int{0, 0, 0, 10}).Draw(t, "options")
+	w.quotes.extensions = rapid.SampledFrom([][]byte{nil, nil, {44}, {60}}).Draw(t, "extensions")
+	w.quoted = rapid.SampledFrom([]int{1500, 1500, 48, 28, 24, 23, 60, 46, 38, 10}).Draw(t, "quoted")
+	w.kind = rapid.SampledFrom([]byte{3, 3, 11, 4, 1, 2, 8, 12, 128}).Draw(t, "kind")
+	for range rapid.IntRange(0, 1).Draw(t, "damages") {
+		// not the quoted addresses and ports
+		w.damages = append(w.damages, wireDamage{rapid.SampledFrom([]int{34, 35, 36, 42, 43, 44, 48, 49, 51, 52, 62, 63, 66, 68, 70}).Draw(t, "at"), rapid.Byte().Draw(t, "is")})
+	}
 }
 
 // drawDamage spares the source address and the ports: who comes is not to be a stranger to the cast.

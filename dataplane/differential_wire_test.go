@@ -18,7 +18,11 @@ type wire struct {
 	ttl        byte
 	payload    int
 	says       string // instead of the payload
-	fragment   uint16 // IPv4: flags and offset
+	fragment   uint16 // flags and offset as in IPv4
+	id         byte   // of the packet that this is a fragment of
+	quotes     *wire  // it is an ICMP error about another packet, of which it has
+	quoted     int    // so many bytes
+	kind       byte   // of ICMP
 	options    int    // IPv4: words
 	extensions []byte // IPv6: what lies before the transport header
 	checksum   wireChecksum
@@ -79,9 +83,9 @@ func (w wire) ipv4() []byte {
 	transport := w.transport(w.from.Addr().AsSlice(), w.to.Addr().AsSlice())
 	ip[0] = 0x40 | byte(header/4)
 	binary.BigEndian.PutUint16(ip[2:], uint16(header+len(transport)))
-	ip[4], ip[5] = byte(w.payload), w.flags
+	ip[4], ip[5] = w.id, w.id
 	binary.BigEndian.PutUint16(ip[6:], w.fragment)
-	ip[8], ip[9] = w.ttl, byte(w.protocol)
+	ip[8], ip[9] = w.ttl, w.number()
 	copy(ip[12:], w.from.Addr().AsSlice())
 	copy(ip[16:], w.to.Addr().AsSlice())
 	for i := 20; i < header; i++ {
@@ -97,12 +101,15 @@ func (w wire) ipv6() []byte {
 	ip[0], ip[7] = 0x60, w.ttl
 	copy(ip[8:], w.from.Addr().AsSlice())
 	copy(ip[24:], w.to.Addr().AsSlice())
-	next := byte(w.protocol)
+	next := w.number()
 	var chain []byte
 	for i, kind := range slices.Backward(w.extensions) {
 		header := make([]byte, 8+8*(i%3))
 		header[0] = next
-		if kind != 44 { // a fragment header has no length
+		if kind == 44 {
+			binary.BigEndian.PutUint16(header[2:], w.fragment<<3|w.fragment>>13&1)
+			header[7] = w.id
+		} else {
 			header[1] = byte(len(header)/8 - 1)
 		}
 		chain, next = append(header, chain...), kind
@@ -112,7 +119,37 @@ func (w wire) ipv6() []byte {
 	return append(append(ip, chain...), transport...)
 }
 
+// number is that of the transport protocol.
+func (w wire) number() byte {
+	switch {
+	case w.quotes == nil:
+		return byte(w.protocol)
+	case w.from.Addr().Is6():
+		return 58
+	}
+	return 1
+}
+
+// icmp gives the error.
+func (w wire) icmp(src, dst []byte) []byte {
+	quoted, pseudo := []byte(nil), []byte(nil)
+	if w.from.Addr().Is6() {
+		quoted = w.quotes.ipv6()
+	} else {
+		quoted = w.quotes.ipv4()
+	}
+	b := append([]byte{w.kind, 4, 0, 0, 0, 0, 2, 88}, quoted[:min(w.quoted, len(quoted))]...)
+	if w.from.Addr().Is6() {
+		pseudo = slices.Concat(src, dst, []byte{0, 58, byte(len(b) >> 8), byte(len(b))})
+	}
+	binary.BigEndian.PutUint16(b[2:], ^wireSum(append(pseudo, b...)))
+	return b
+}
+
 func (w wire) transport(src, dst []byte) []byte {
+	if w.quotes != nil {
+		return w.icmp(src, dst)
+	}
 	b := make([]byte, 20, 20+w.payload)
 	field := 16
 	if w.protocol == lvs.UDP {

@@ -227,7 +227,7 @@ static __always_inline int direct(struct packet *p)
 	if (p->kind != PACKET_FRAGMENT || f->fragment != FRAGMENT_LATER)
 		decide(f, plan, of_ours);
 	if (p->kind == PACKET_FRAGMENT)
-		decide_fragment(f, plan);
+		decide_fragment(f);
 	struct decision *d = &plan->decision;
 	switch (d->outcome) {
 	case OUTCOME_PASS:

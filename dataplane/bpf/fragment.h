@@ -76,8 +76,11 @@ static __always_inline void fragment_lead(struct decision *d, struct flow *f, st
 }
 
 /* decide() has had its say about a first fragment; the later ones are decided about here. */
-__noinline int decide_fragment(struct flow *f, struct plan *p)
+__noinline int decide_fragment(struct flow *f)
 {
+	__u32 zero = 0;
+	struct plan *p = bpf_map_lookup_elem(&plans, &zero); /* Linux 6.1 takes no values out of an argument */
+
 	if (!f || !p)
 		return 0;
 	struct fragment_key *k = &p->fragment_key;
