@@ -21,6 +21,7 @@ type Settings struct {
 	LBLCRExpiration         uint32 // seconds after which lblcr takes a server out of a destination's set
 	PMTUDisc                uint32 // 1: a tunnel's packets may be fragmented only if what is inside may be
 	SecureTCP               uint32 // a defence, too
+	SloppySCTP              uint32 // 1: any chunk but an ABORT begins an SCTP connection
 	SloppyTCP               uint32 // 1: any packet but a RST begins a TCP connection
 }
 
@@ -61,6 +62,8 @@ var SettingNames = []SettingName{
 		func(s *Settings) *uint32 { return &s.PMTUDisc }},
 	{"secure_tcp", 3, "a TCP connection is established after the whole handshake, and not before: 0 to 3 as for drop_entry",
 		func(s *Settings) *uint32 { return &s.SecureTCP }},
+	{"sloppy_sctp", 1, "1: any SCTP packet but an ABORT begins a connection; 0: only an INIT does",
+		func(s *Settings) *uint32 { return &s.SloppySCTP }},
 	{"sloppy_tcp", 1, "1: any TCP packet but a RST begins a connection; 0: only a SYN does",
 		func(s *Settings) *uint32 { return &s.SloppyTCP }},
 }

@@ -252,9 +252,9 @@ type bpfPlan struct {
 		Summed      bool
 		Tos         uint8
 		Early       bool
+		Follows     bool
 		Routed      bool
 		Call        bool
-		_           [1]byte
 		Mark        uint32
 	}
 	Decision struct {
@@ -463,6 +463,7 @@ type bpfSetting struct {
 	ExpireNodestConn        uint32
 	ExpireQuiescentTemplate uint32
 	SloppyTcp               uint32
+	SloppySctp              uint32
 	PmtuDisc                uint32
 	AmDroprate              uint32
 	Amemthresh              uint32
@@ -548,10 +549,12 @@ const (
 	bpfProgDirectorXdp         = "director_xdp"
 	bpfVarActiveStates         = "active_states"
 	bpfVarCpus                 = "cpus"
+	bpfVarCrcShift             = "crc_shift"
 	bpfVarDry                  = "dry"
 	bpfVarHz                   = "hz"
 	bpfVarLoopback             = "loopback"
 	bpfVarNextState            = "next_state"
+	bpfVarSctpEvents           = "sctp_events"
 	bpfVarSeed                 = "seed"
 	bpfVarSegments             = "segments"
 	bpfVarServersSize          = "servers_size"
@@ -655,10 +658,12 @@ type bpfMapSpecs struct {
 type bpfVariableSpecs struct {
 	ActiveStates *ebpf.VariableSpec `ebpf:"active_states"`
 	Cpus         *ebpf.VariableSpec `ebpf:"cpus"`
+	CrcShift     *ebpf.VariableSpec `ebpf:"crc_shift"`
 	Dry          *ebpf.VariableSpec `ebpf:"dry"`
 	Hz           *ebpf.VariableSpec `ebpf:"hz"`
 	Loopback     *ebpf.VariableSpec `ebpf:"loopback"`
 	NextState    *ebpf.VariableSpec `ebpf:"next_state"`
+	SctpEvents   *ebpf.VariableSpec `ebpf:"sctp_events"`
 	Seed         *ebpf.VariableSpec `ebpf:"seed"`
 	Segments     *ebpf.VariableSpec `ebpf:"segments"`
 	ServersSize  *ebpf.VariableSpec `ebpf:"servers_size"`
@@ -760,10 +765,12 @@ func (m *bpfMaps) Close() error {
 type bpfVariables struct {
 	ActiveStates *ebpf.Variable `ebpf:"active_states"`
 	Cpus         *ebpf.Variable `ebpf:"cpus"`
+	CrcShift     *ebpf.Variable `ebpf:"crc_shift"`
 	Dry          *ebpf.Variable `ebpf:"dry"`
 	Hz           *ebpf.Variable `ebpf:"hz"`
 	Loopback     *ebpf.Variable `ebpf:"loopback"`
 	NextState    *ebpf.Variable `ebpf:"next_state"`
+	SctpEvents   *ebpf.Variable `ebpf:"sctp_events"`
 	Seed         *ebpf.Variable `ebpf:"seed"`
 	Segments     *ebpf.Variable `ebpf:"segments"`
 	ServersSize  *ebpf.Variable `ebpf:"servers_size"`

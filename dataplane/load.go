@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -96,7 +97,7 @@ func spec(s Sizes) (*ebpf.CollectionSpec, error) {
 	}
 	for name, v := range map[string]any{
 		bpfVarSegments: segments, bpfVarSeed: seed, bpfVarCpus: uint32(cpus), bpfVarHz: hz,
-		bpfVarNextState: nextStates(), bpfVarActiveStates: activeStates(), bpfVarLoopback: uint32(1),
+		bpfVarNextState: nextStates(), bpfVarActiveStates: activeStates(), bpfVarSctpEvents: lvs.SCTPChunks, bpfVarCrcShift: crcShift(), bpfVarLoopback: uint32(1),
 		bpfVarServersSize: uint32(s.Servers) + 1, bpfVarServicesSize: uint32(s.Services) + 1,
 	} {
 		if err := c.Variables[name].Set(v); err != nil {
@@ -121,6 +122,23 @@ func nextStates() (t [int(lvs.Machines) * 1024]uint8) {
 		}
 	}
 	return t
+}
+
+// crcShift is what 1<<n bytes of zeros make of a change in what comes before them, in a CRC32c: 1, times x to the power of 8<<n.
+func crcShift() (shifts [16]uint32) {
+	product := func(a, b uint32) (p uint32) {
+		for ; a != 0; a <<= 1 {
+			p ^= b & -(a >> 31)
+			b = b>>1 ^ crc32.Castagnoli&-(b&1)
+		}
+		return p
+	}
+	shift := uint32(1 << (31 - 8))
+	for i := range shifts {
+		shifts[i] = shift
+		shift = product(shift, shift)
+	}
+	return shifts
 }
 
 func activeStates() (bits [lvs.Machines]uint32) {

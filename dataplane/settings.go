@@ -14,7 +14,7 @@ import (
 
 func (s *bpfSetting) public() lvs.Settings {
 	return lvs.Settings{
-		AMDropRate: s.AmDroprate, AMemThresh: s.Amemthresh, DropEntry: s.DropEntry, DropPacket: s.DropPacket, SecureTCP: s.SecureTcp,
+		AMDropRate: s.AmDroprate, AMemThresh: s.Amemthresh, DropEntry: s.DropEntry, DropPacket: s.DropPacket, SecureTCP: s.SecureTcp, SloppySCTP: s.SloppySctp,
 		ConnReuseMode: s.ConnReuseMode, ExpireNodestConn: s.ExpireNodestConn, ExpireQuiescentTemplate: s.ExpireQuiescentTemplate,
 		LBLCExpiration: s.LblcExpiration, LBLCRExpiration: s.LblcrExpiration, SloppyTCP: s.SloppyTcp, PMTUDisc: s.PmtuDisc,
 	}
@@ -23,6 +23,7 @@ func (s *bpfSetting) public() lvs.Settings {
 func (s *bpfSetting) setPublic(to lvs.Settings) {
 	s.ConnReuseMode, s.ExpireNodestConn, s.ExpireQuiescentTemplate = to.ConnReuseMode, to.ExpireNodestConn, to.ExpireQuiescentTemplate
 	s.LblcExpiration, s.LblcrExpiration, s.SloppyTcp, s.PmtuDisc = to.LBLCExpiration, to.LBLCRExpiration, to.SloppyTCP, to.PMTUDisc
+	s.SloppySctp = to.SloppySCTP
 	s.AmDroprate, s.Amemthresh, s.DropEntry, s.DropPacket, s.SecureTcp = to.AMDropRate, to.AMemThresh, to.DropEntry, to.DropPacket, to.SecureTCP
 }
 

@@ -37,7 +37,13 @@ func (d *Director) requested(p *packet, mark uint32) *service {
 
 // begins says whether a packet begins a connection.
 func (d *Director) begins(p *packet) bool {
-	return p.protocol != lvs.TCP || p.event == lvs.SYN || d.settings.SloppyTCP != 0 && p.event != lvs.RST
+	switch p.protocol {
+	case lvs.TCP:
+		return p.opens || d.settings.SloppyTCP != 0 && p.event != lvs.RST
+	case lvs.SCTP:
+		return p.opens || d.settings.SloppySCTP != 0 && p.event != lvs.SCTPAbort
+	}
+	return true
 }
 
 // takes says whether a service takes a packet that has found it. What comes from the port of FTP's data was begun by a
@@ -61,7 +67,7 @@ func (d *Director) begin(in Packet, p *packet) Result {
 func (d *Director) beginOnce(in Packet, p *packet) Result {
 	s := d.requested(p, in.Mark)
 	switch {
-	case s == nil:
+	case s == nil || p.follows:
 		return Result{}
 	case !d.begins(p):
 		return Result{Reason: NoConn}

@@ -91,7 +91,7 @@ func (d *Director) touch(c *conn, dir lvs.Direction, p *packet) {
 	*c.server.tally(c) -= 1
 	c.state = lvs.MachineOf(c.protocol, d.settings.SecureTCP >= 2).Next(c.state, dir, p.event)
 	*c.server.tally(c) += 1
-	if t := c.template; t != nil && (c.state == lvs.TCPEstablished && c.protocol == lvs.TCP || c.protocol == lvs.UDP && dir == lvs.ToClient) {
+	if t := c.template; t != nil && (c.state == lvs.TCPEstablished && c.protocol == lvs.TCP || c.state == lvs.SCTPEstablished && c.protocol == lvs.SCTP || c.protocol == lvs.UDP && dir == lvs.ToClient) {
 		t.assured = true
 	}
 	c.answered = c.answered || dir == lvs.ToClient && !p.syn

@@ -54,6 +54,8 @@ type packet struct {
 	ttl                 uint8
 	mayFragment         bool
 	event               lvs.Event
+	opens               bool // begins a connection, by what it says: a SYN, an INIT
+	follows             bool // AH or ESP: protocol and ports are those of their ISAKMP
 	part                part
 	quoted              int  // of an ICMP error: where the IP header begins that it quotes, whose transport header is transport
 	syn                 bool // of TCP, whatever the event is
@@ -105,7 +107,7 @@ func (p *packet) parseIPv4() kind {
 		return malformed
 	case b[9] == 1 && fragment&0x3fff == 0:
 		return p.parseRelated(p.transport)
-	case p.protocol != lvs.TCP && p.protocol != lvs.UDP:
+	case !looksAt(b[9], fragment&0x3fff != 0):
 		return other
 	case fragment&0x3fff != 0 && !p.isPart(p.transport, f):
 		return malformed
@@ -154,7 +156,7 @@ func (p *packet) parseIPv6() kind {
 func (p *packet) transportAt(protocol byte, at int) kind {
 	p.protocol, p.transport = lvs.Protocol(protocol), p.ip+at
 	switch {
-	case p.protocol != lvs.TCP && p.protocol != lvs.UDP || p.transport > reach:
+	case !looksAt(protocol, p.part != part{}) || p.transport > reach:
 		return other
 	case p.part.later():
 		return later
@@ -182,9 +184,49 @@ func (p *packet) parseFragment6(at int) kind {
 	return p.transportAt(b[at], at+8)
 }
 
+// The protocols of IPsec.
+const espHeader, ahHeader = 50, 51
+
+// looksAt says whether packets of a protocol are looked at. Of SCTP, AH and ESP, fragments are not.
+func looksAt(protocol byte, fragment bool) bool {
+	switch protocol {
+	case byte(lvs.TCP), byte(lvs.UDP):
+		return true
+	case byte(lvs.SCTP), espHeader, ahHeader:
+		return !fragment
+	}
+	return false
+}
+
+// parseSCTP finds the chunk that counts.
+func (p *packet) parseSCTP(b []byte) kind {
+	if len(b) < 16 {
+		return malformed
+	}
+	chunk, behind := b[12], 12+(int(binary.BigEndian.Uint16(b[14:]))+3)/4*4
+	echo := chunk < 16 && (lvs.SCTPChunks[chunk] == lvs.SCTPCookieEcho || lvs.SCTPChunks[chunk] == lvs.SCTPCookieAck)
+	if echo && behind >= 16 && behind+4 <= len(b) && b[behind] == 6 {
+		chunk = 6
+	}
+	if chunk < 16 {
+		p.event = lvs.SCTPChunks[chunk]
+	}
+	p.opens = p.event == lvs.SCTPInitChunk
+	return whole
+}
+
 func (p *packet) parseTransport() kind {
 	b := p.frame[p.transport:p.end]
 	switch p.protocol {
+	case espHeader, ahHeader:
+		p.follows, p.protocol = true, lvs.UDP
+		p.source = netip.AddrPortFrom(p.source.Addr(), 500)
+		p.destination = netip.AddrPortFrom(p.destination.Addr(), 500)
+		return whole
+	case lvs.SCTP:
+		if k := p.parseSCTP(b); k != whole {
+			return k
+		}
 	case lvs.TCP:
 		if len(b) < tcpHeader {
 			return malformed
@@ -195,6 +237,7 @@ func (p *packet) parseTransport() kind {
 		flags := b[13]
 		p.syn = flags&2 != 0
 		p.event = lvs.TCPEventOf(flags&2 != 0, flags&1 != 0, flags&16 != 0, flags&4 != 0)
+		p.opens = p.event == lvs.SYN
 	case lvs.UDP:
 		if len(b) < udpHeader {
 			return malformed

@@ -4,6 +4,7 @@ package oracle
 
 import (
 	"encoding/binary"
+	"hash/crc32"
 	"net/netip"
 
 	"lvs"
@@ -32,11 +33,11 @@ func (w rewrite) apply(p *packet) []byte {
 	}
 	if w.source.IsValid() {
 		copy(ip[sources:sources+size], w.source.Addr().AsSlice())
-		binary.BigEndian.PutUint16(ports, w.source.Port())
+		w.port(p, ports, w.source.Port())
 	}
 	if w.destination.IsValid() {
 		copy(ip[destinations:destinations+size], w.destination.Addr().AsSlice())
-		binary.BigEndian.PutUint16(ports[2:], w.destination.Port())
+		w.port(p, ports[min(2, len(ports)):], w.destination.Port())
 	}
 
 	if !p.v6() {
@@ -48,7 +49,12 @@ func (w rewrite) apply(p *packet) []byte {
 	addresses := func(frame []byte) []byte { // what the transport's checksum covers of what may have changed
 		return append(append([]byte(nil), frame[p.ip+sources:p.ip+destinations+size]...), frame[p.transport:p.transport+4]...)
 	}
-	if p.protocol == lvs.TCP {
+	if p.follows {
+		return out
+	}
+	if p.protocol == lvs.SCTP {
+		carryOnCRC(ports[8:12], p.frame[p.transport:p.end], out[p.transport:p.end])
+	} else if p.protocol == lvs.TCP {
 		carryOn(ports[16:], addresses(p.frame), addresses(out))
 	} else if check := ports[6:]; binary.BigEndian.Uint16(check) != 0 {
 		carryOn(check, addresses(p.frame), addresses(out))
@@ -57,6 +63,21 @@ func (w rewrite) apply(p *packet) []byte {
 		}
 	}
 	return out
+}
+
+// port writes a port, where there are ports.
+func (rewrite) port(p *packet, at []byte, port uint16) {
+	if !p.follows {
+		binary.BigEndian.PutUint16(at, port)
+	}
+}
+
+// carryOnCRC updates a CRC32c over bytes that were before and are after, and in which it lies. Zero is left to the device.
+func carryOnCRC(check, before, after []byte) {
+	table := crc32.MakeTable(crc32.Castagnoli)
+	if crc := binary.LittleEndian.Uint32(check); crc != 0 {
+		binary.LittleEndian.PutUint32(check, crc^crc32.Checksum(before, table)^crc32.Checksum(after, table))
+	}
 }
 
 // carryOn updates the checksum at the head of check for bytes that were before and are after: RFC 1624, equation 3.

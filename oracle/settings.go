@@ -26,8 +26,11 @@ func (d *Director) Set(change func(*lvs.Settings) error) error {
 // replaced says whether the packet begins a new connection in place of one that is all but over.
 func (d *Director) replaced(c *conn, p *packet) bool {
 	mode := d.settings.ConnReuseMode
-	if c.protocol != lvs.TCP || p.event != lvs.SYN || mode == 0 || c.template != nil {
+	if !p.opens || mode == 0 || c.template != nil {
 		return false
+	}
+	if c.protocol == lvs.SCTP {
+		return c.state == lvs.SCTPClosed
 	}
 	return c.state == lvs.TCPTimeWait || c.state == lvs.TCPClose ||
 		mode&2 != 0 && c.state == lvs.TCPFinWait && c.noOutput()
@@ -38,7 +41,7 @@ func (d *Director) deserted(c *conn, p *packet) bool {
 	if d.settings.ExpireNodestConn == 0 {
 		return false
 	}
-	return c.server.service == nil || c.server.config.Weight == 0 && c.protocol == lvs.TCP && p.event == lvs.SYN
+	return c.server.service == nil || c.server.config.Weight == 0 && p.opens
 }
 
 // endDeserted ends the connections of servers that are removed, if that is what the settings ask for.

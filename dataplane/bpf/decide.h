@@ -68,6 +68,8 @@ static __always_inline bool conn_replaced_by(struct conn *e, struct flow *f)
 
 	if (!f->opens || !mode || life & LIFE_CONTROLLED)
 		return false;
+	if (f->protocol == IPPROTO_SCTP)
+		return (life & LIFE_STATE) == SCTP_CLOSED;
 	return (life & LIFE_STATE) == TCP_TIME_WAIT || (life & LIFE_STATE) == TCP_CLOSE ||
 	       (mode & 2 && (life & (LIFE_STATE | LIFE_NO_OUTPUT)) == (TCP_FIN_WAIT | LIFE_NO_OUTPUT));
 }

@@ -5,10 +5,10 @@
 #include <linux/in.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
-#include "hook.h"
+#include "sctp.h"
 
 enum parsed {
-	PARSED_FLOW, /* a TCP or UDP packet, a fragment of one, or an ICMP error about one */
+	PARSED_FLOW, /* a TCP or UDP packet, a fragment of one, or an ICMP error about one; or SCTP, AH or ESP */
 	PARSED_ICMP, /* nothing yet: it is for the program for ICMP */
 	PARSED_FRAGMENT, /* nothing yet: it is for the program for fragments */
 	PARSED_MALFORMED, /* addresses only */
@@ -41,6 +41,7 @@ struct flow {
 	bool summed; /* a checksum covers all that follows the IP header; so it is known what that adds up to */
 	__u8 tos; /* or traffic class */
 	bool early; /* tc will see the packet, too, if it is passed: what can be decided only once is left to it */
+	bool follows; /* AH or ESP, which follow the connection of their ISAKMP: protocol and ports are that one's */
 	bool routed; /* the firewall has had its turn, and so has the hop count */
 	bool call; /* a datagram with a Call-ID, which call.h keeps */
 	__u32 mark; /* the firewall's */

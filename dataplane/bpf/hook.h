@@ -58,6 +58,14 @@ static __always_inline void packet_pull(struct packet *p, __u32 want)
 	}
 }
 
+/* Copies bytes of the packet; other than with data, it does not matter where they lie. */
+static __always_inline long packet_read(struct packet *p, __u32 at, void *to, __u32 size)
+{
+	if (p->hook == HOOK_XDP)
+		return bpf_xdp_load_bytes(XDP(p), at, to, size);
+	return bpf_skb_load_bytes(SKB(p), at, to, size);
+}
+
 static __always_inline __u32 packet_ifindex(struct packet *p)
 {
 	return p->hook == HOOK_XDP ? XDP(p)->ingress_ifindex : SKB(p)->ifindex;

@@ -58,7 +58,7 @@ static __always_inline int icmp_quote_sum(struct packet *p, struct flow *f, __u6
 	*sum = fold((__u32)bpf_csum_diff(NULL, 0, (__be32 *)q->bytes, end, 0));
 
 	__u32 field = at + (f->protocol == IPPROTO_TCP ? 16 : 6);
-	if (field > QUOTE - 2)
+	if (field > QUOTE - 2 || f->protocol == IPPROTO_SCTP || f->follows)
 		return 0;
 	__u64 pseudo = (__u64)bpf_htons(f->protocol) + bpf_htons((__u16)(f->length - at));
 	pseudo += (f->src[1] >> 32) + (f->dst[1] >> 32);

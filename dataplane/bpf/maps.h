@@ -155,6 +155,8 @@ enum direction { DIRECTION_INPUT, DIRECTION_OUTPUT, DIRECTION_INPUT_ONLY, DIRECT
 enum { NEXT = MACHINES * 1024 };
 const volatile __u8 next_state[NEXT] = {}; /* machine x 1024 + direction x 256 + event x 16 + state */
 const volatile __u32 active_states[MACHINES] = {};
+const volatile __u8 sctp_events[16] = {}; /* by the type of a chunk; all others are 0 */
+const volatile __u32 crc_shift[16] = {}; /* of CRC32c: what 1 << n bytes of zeros make of a change */
 
 /* A mask that clang does not see through. It would prove it needless, and leave the verifier without a bound. */
 #define BOUND(x, mask) asm volatile("%0 &= %1" : "+r"(x) : "i"(mask))

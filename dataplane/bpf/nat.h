@@ -32,6 +32,19 @@ static __always_inline struct nat_diff nat_diff(struct flow *f, struct decision 
 	};
 }
 
+/* Addresses are nothing to the CRC of SCTP. Zero is one that is left to the device. */
+static __always_inline void nat_crc(struct packet *p, struct flow *f, struct decision *d, __u64 at)
+{
+	__u32 change = (f->src_port ^ d->src_port) | (__u32)(f->dst_port ^ d->dst_port) << 16;
+
+	if (change)
+		change = crc_change(change, f->network + f->length - f->transport);
+	packet_pull(p, at + SCTP_HEAD);
+	__u32 *crc = p->data + at + 8;
+	if ((void *)(crc + 1) <= p->end && *crc)
+		*crc ^= change;
+}
+
 /* Ports, and the checksum over them and the addresses. Later fragments have neither. */
 static __always_inline int nat_transport(struct packet *p, struct flow *f, struct decision *d, struct nat_diff diff)
 {
@@ -43,8 +56,13 @@ static __always_inline int nat_transport(struct packet *p, struct flow *f, struc
 			packet_sum(p, diff.addr);
 		return 0;
 	}
+	if (f->follows)
+		return 0;
 	BOUND(at, HEADERS_MASK);
-	packet_checksum(p, at + (udp ? 6 : 16), diff.addr, diff.port, udp, ipv6);
+	if (f->protocol == IPPROTO_SCTP)
+		nat_crc(p, f, d, at);
+	else
+		packet_checksum(p, at + (udp ? 6 : 16), diff.addr, diff.port, udp, ipv6);
 	__u16 *ports = p->data + at;
 	if ((void *)(ports + 2) > p->end)
 		return -1;

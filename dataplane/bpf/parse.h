@@ -36,6 +36,45 @@ static __always_inline enum parsed parse_fragment(struct flow *f, __u32 at, __u3
 	return !bytes || (more && bytes & 7) || f->to > 0xffff ? PARSED_MALFORMED : PARSED_FLOW;
 }
 
+/* SCTP: the first chunk counts, but for an ABORT behind the cookie's. */
+static __always_inline enum parsed parse_sctp(struct packet *p, struct flow *f, __u32 left)
+{
+	struct sctp head;
+
+	if (left < sizeof(head) || packet_read(p, f->transport, &head, sizeof(head)))
+		return PARSED_MALFORMED;
+	__u32 chunk = head.chunk, length = bpf_ntohs(head.length);
+	if ((chunk == SCTP_COOKIE_ECHO || chunk == SCTP_COOKIE_ACK) && length >= 4) {
+		__u32 behind = SCTP_HEAD + ((length + 3) & ~3);
+		__u8 next;
+		if (behind + 4 <= left && !packet_read(p, f->transport + behind, &next, 1) && next == SCTP_ABORT)
+			chunk = SCTP_ABORT;
+	}
+	f->src_port = head.src_port;
+	f->dst_port = head.dst_port;
+	f->event = chunk < 16 ? sctp_events[chunk & 15] : 0;
+	f->opens = f->event == SCTP_EVENT_INIT;
+	return PARSED_FLOW;
+}
+
+/* Whether packets of a protocol are looked at. Of SCTP, AH and ESP, fragments are not. */
+static __always_inline bool is_ours(__u8 protocol, bool fragment)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP ||
+	       (!fragment && (protocol == IPPROTO_SCTP || protocol == IPPROTO_ESP || protocol == IPPROTO_AH));
+}
+
+/* One of those without TCP's or UDP's header. */
+static __always_inline enum parsed parse_other(struct packet *p, struct flow *f, __u32 left)
+{
+	if (f->protocol == IPPROTO_SCTP)
+		return parse_sctp(p, f, left);
+	f->follows = true;
+	f->protocol = IPPROTO_UDP;
+	f->src_port = f->dst_port = bpf_htons(500);
+	return PARSED_FLOW;
+}
+
 static __always_inline enum parsed parse_transport(struct packet *p, struct flow *f)
 {
 	__u64 at = f->transport;
@@ -44,8 +83,11 @@ static __always_inline enum parsed parse_transport(struct packet *p, struct flow
 	if (at > HEADERS)
 		return PARSED_OTHER;
 	f->src_port = f->dst_port = 0;
+	f->summed = false;
 	if (f->fragment == FRAGMENT_LATER)
 		return PARSED_FLOW;
+	if (p->kind == PACKET_USUAL && f->protocol != IPPROTO_TCP && f->protocol != IPPROTO_UDP)
+		return parse_other(p, f, left);
 	BOUND(at, HEADERS_MASK); /* offsets have grown in steps that the verifier forgets */
 	packet_pull(p, at + sizeof(struct tcphdr));
 	if (f->protocol == IPPROTO_TCP) {
@@ -98,7 +140,7 @@ static __always_inline enum parsed parse_ipv4(struct packet *p, struct flow *f)
 	__u32 fragment = bpf_ntohs(ip->frag_off) & 0x3fff;
 	if (ip->protocol == IPPROTO_ICMP && !fragment)
 		return p->kind == PACKET_RELATED ? parse_related(p, f) : PARSED_ICMP;
-	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP)
+	if (!is_ours(ip->protocol, fragment))
 		return PARSED_OTHER;
 	if (fragment && p->kind != PACKET_FRAGMENT)
 		return PARSED_FRAGMENT;
@@ -171,7 +213,7 @@ static __always_inline enum parsed parse_ipv6(struct packet *p, struct flow *f)
 	if (next == IPPROTO_FRAGMENT)
 		return p->kind == PACKET_FRAGMENT ? parse_ipv6_fragment(p, f) : PARSED_FRAGMENT;
 	f->protocol = next;
-	if (p->kind != PACKET_USUAL || (next != IPPROTO_TCP && next != IPPROTO_UDP))
+	if (p->kind != PACKET_USUAL || !is_ours(next, false))
 		return PARSED_OTHER;
 	enum parsed parsed = parse_transport(p, f);
 	f->summed = f->summed && at == sizeof(struct ethhdr) + sizeof(*ip);
@@ -187,7 +229,7 @@ static __always_inline enum parsed parse(struct packet *p, struct flow *f)
 		return PARSED_OTHER;
 	f->network = sizeof(*eth);
 	f->event = 0;
-	f->opens = false;
+	f->opens = f->follows = false;
 	f->quoted = 0;
 	f->fragment = FRAGMENT_NONE;
 	f->summed = false;

@@ -56,7 +56,7 @@ __noinline int conn_give_way(struct plan *p)
 /* The slot of the service that makes a connection of a packet, or a negative of the above. */
 __noinline int service_of(struct flow *f)
 {
-	if (!f)
+	if (!f || f->follows)
 		return SCHEDULED_NOT;
 	struct service_key sk = { .mark = f->mark, .family = f->family };
 	__u32 *slot = NULL;
@@ -86,6 +86,8 @@ __noinline int service_of(struct flow *f)
 	if (!slot)
 		return SCHEDULED_NOT;
 	if (f->protocol == IPPROTO_TCP && !f->opens && (!settings.sloppy_tcp || f->event == TCP_EVENT_RST))
+		return SCHEDULED_NO_CONN;
+	if (f->protocol == IPPROTO_SCTP && !f->opens && (!settings.sloppy_sctp || f->event == SCTP_EVENT_ABORT))
 		return SCHEDULED_NO_CONN;
 	__u32 service = *slot;
 	struct service *v = bpf_map_lookup_elem(&services, &service);

@@ -229,6 +229,9 @@ struct call {
 	__u8 text[CALL_TEXT];
 };
 
+/* Some of what chunks of SCTP mean. */
+enum sctp_event { SCTP_EVENT_INIT = 1, SCTP_EVENT_ABORT = 9 };
+
 /* States of a TCP connection, as in kernel IPVS and Go's lvs.State. */
 enum tcp_state {
 	TCP_NONE,
@@ -342,6 +345,7 @@ struct setting {
 	__u32 expire_nodest_conn;
 	__u32 expire_quiescent_template;
 	__u32 sloppy_tcp;
+	__u32 sloppy_sctp;
 	__u32 pmtu_disc;
 	__u32 am_droprate;
 	__u32 amemthresh; /* pages */
