@@ -263,11 +263,8 @@ func TestSecureTCP(t *testing.T) {
 		w.mustSetting(map[string]string{"secure_tcp": value})
 		for i, one := range []packet{tcp4.in("S"), tcp4.out("SA"), tcp4.in("A"), tcp4.out("A")} {
 			w.run(w.tc, w.side(one), one.frame(t))
-			for c, err := range w.Conns() {
-				must(t, err)
-				if c.StateName() != want[i] {
-					t.Errorf("secure_tcp=%s: after packet %d the state is %s, want %s", value, i, c.StateName(), want[i])
-				}
+			if got := w.mustState(tcp4); got != want[i] {
+				t.Errorf("secure_tcp=%s: after packet %d the state is %s, want %s", value, i, got, want[i])
 			}
 		}
 	}

@@ -94,11 +94,8 @@ func TestSCTP(t *testing.T) {
 				if !bytes.Equal(out, want) {
 					t.Errorf("packet %d is\n%swant\n%s", i, hex.Dump(out), hex.Dump(want))
 				}
-				for c, err := range w.Conns() {
-					must(t, err)
-					if c.Protocol == lvs.SCTP && c.Virtual == a.virtual && c.StateName() != step.state {
-						t.Errorf("after packet %d the state is %s, want %s", i, c.StateName(), step.state)
-					}
+				if got := w.mustState(a); got != step.state {
+					t.Errorf("after packet %d the state is %s, want %s", i, got, step.state)
 				}
 			}
 		}
@@ -146,4 +143,21 @@ func TestAHAndESP(t *testing.T) {
 			}
 		}
 	})
+}
+
+// mustState gives the state of the only connection of a service.
+func (w *world) mustState(p path) (state string) {
+	w.t.Helper()
+	n := 0
+	for c, err := range w.Conns() {
+		must(w.t, err)
+		if c.Protocol == p.protocol && c.Virtual == p.virtual {
+			state = c.StateName()
+			n++
+		}
+	}
+	if n != 1 {
+		w.t.Fatalf("%v has %d connections, want one", p.id(), n)
+	}
+	return state
 }

@@ -32,12 +32,15 @@ __noinline __u32 life_step(__u32 life, __u8 protocol, __u8 event, __u8 direction
 	return (life & ~(LIFE_STATE | LIFE_ACTIVE)) | state | (active_states[machine] >> state & 1 ? LIFE_ACTIVE : 0);
 }
 
-/* The life word of a connection's first packet. */
+/* The life word of a connection when it begins. Its first packet is yet to be seen by conn_touch: to TCP it is all the same to see it
+ * twice, but to SCTP a second INIT is something else. */
 static __always_inline __u32 life_begin(struct flow *f, enum forward forward)
 {
 	bool masq = forward == FORWARD_MASQ || forward == FORWARD_FULLNAT;
 	__u32 life = (__u32)forward << LIFE_FORWARD_SHIFT | (masq ? 0 : LIFE_NO_OUTPUT);
 
+	if (f->protocol == IPPROTO_SCTP)
+		return life;
 	return life_step(life, f->protocol, f->event, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
 }
 
