@@ -23,11 +23,15 @@ func (e Error) Error() string { return string(e) }
 type Server struct {
 	ServerID
 	ServerConfig
-	Load   Load
-	Stats  Stats
-	Rates  Rates
-	Edited bool // the configuration was given anew, if only with the same values: schedulers may begin their round again
+	LastWeight int32 // the last weight that was not 0; 0 if there was none since the server was added
+	Load       Load
+	Stats      Stats
+	Rates      Rates
+	Edited     bool // the configuration was given anew, if only with the same values: schedulers may begin their round again
 }
+
+// Draining says whether a server that had a weight takes no new connections any more.
+func (s *Server) Draining() bool { return s.Weight == 0 && s.LastWeight > 0 }
 
 // Service is a virtual service with its real servers: name, configuration, and what it carries.
 type Service struct {

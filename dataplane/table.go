@@ -86,7 +86,7 @@ func (in *instance) service(slot uint32, s *bpfService) *lvs.Service {
 			continue
 		}
 		counted.Sub(fromCounts(d.Zero))
-		server := &lvs.Server{Load: fromLoad(in.loads[slot]), Stats: counted, Rates: in.rates.servers[slot].rates()}
+		server := &lvs.Server{LastWeight: d.LastWeight, Load: fromLoad(in.loads[slot]), Stats: counted, Rates: in.rates.servers[slot].rates()}
 		server.ServerID, server.ServerConfig = fromServer(d)
 		v.Servers = append(v.Servers, server)
 	}

@@ -78,7 +78,7 @@ func (s *service) rows() []sched.Server {
 func (s *service) report() *lvs.Service {
 	r := &lvs.Service{ServiceID: s.id, ServiceConfig: s.config, Locals: s.locals, Stats: s.stats}
 	for _, d := range s.servers {
-		r.Servers = append(r.Servers, &lvs.Server{ServerID: d.server, ServerConfig: d.config, Load: d.load, Stats: d.stats})
+		r.Servers = append(r.Servers, &lvs.Server{ServerID: d.server, ServerConfig: d.config, LastWeight: d.lastWeight, Load: d.load, Stats: d.stats})
 	}
 	return r
 }

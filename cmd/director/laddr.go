@@ -30,20 +30,7 @@ func (p pool) of(t *lvs.Table) (*lvs.ServiceID, error) {
 	if p.Service == (serviceFilter{}) {
 		return nil, nil
 	}
-	var found *lvs.ServiceID
-	for _, s := range t.Services() {
-		if !p.Service.chooses(s.ServiceID) {
-			continue
-		}
-		if found != nil {
-			return nil, fmt.Errorf("--service names both %v and %v: name one, as in %s", found, s.ServiceID, name(s.ServiceID))
-		}
-		found = &s.ServiceID
-	}
-	if found == nil {
-		return nil, fmt.Errorf("--service: %w (director list shows them)", lvs.ErrNoService)
-	}
-	return found, nil
+	return p.Service.only(t)
 }
 
 type laddrAddVerb struct {

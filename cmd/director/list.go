@@ -51,11 +51,39 @@ func (f *serviceFilter) UnmarshalText(text []byte) error {
 	return f.endpoint.UnmarshalText([]byte(rest))
 }
 
+// String gives the filter in the form that is read.
+func (f serviceFilter) String() string {
+	switch {
+	case f.mark != 0:
+		return fmt.Sprintf("fwmark/%d", f.mark)
+	case f.protocol != 0:
+		return strings.ToLower(f.protocol.String()) + "/" + f.endpoint.String()
+	}
+	return f.endpoint.String()
+}
+
 func (f serviceFilter) chooses(id lvs.ServiceID) bool {
 	if f.mark != 0 || id.Mark != 0 {
 		return f.mark == id.Mark || f == serviceFilter{}
 	}
 	return (f.protocol == 0 || f.protocol == id.Protocol) && f.endpoint.chooses(id.Addr, id.Port)
+}
+
+// only finds the one service that is chosen.
+func (f serviceFilter) only(t *lvs.Table) (found *lvs.ServiceID, err error) {
+	for _, s := range t.Services() {
+		if !f.chooses(s.ServiceID) {
+			continue
+		}
+		if found != nil {
+			return nil, fmt.Errorf("--service names both %v and %v: name one, as in %s", found, s.ServiceID, name(s.ServiceID))
+		}
+		found = &s.ServiceID
+	}
+	if found == nil {
+		return nil, fmt.Errorf("--service: %w (director list shows them)", lvs.ErrNoService)
+	}
+	return found, nil
 }
 
 // endpoint chooses addresses and ports; the zero value chooses all.
@@ -78,6 +106,13 @@ func (e *endpoint) UnmarshalText(text []byte) error {
 	return nil
 }
 
+func (e endpoint) String() string {
+	if e.port == 0 {
+		return e.addr.String()
+	}
+	return netip.AddrPortFrom(e.addr, e.port).String()
+}
+
 func (e endpoint) chooses(addr netip.Addr, port uint16) bool {
 	return (!e.addr.IsValid() || e.addr == addr) && (e.port == 0 || e.port == port)
 }
@@ -97,6 +132,7 @@ Examples:
   director list
   director list --service 192.0.2.1:80 --watch
   director list --server 10.0.0.2 --json | jq .weight
+  director list --json | jq -r '.servers[] | select(.draining).server'
   director list --json | jq -r '"\(.service) \(.rates.conns)"'`
 }
 
@@ -142,7 +178,11 @@ func listText(out io.Writer, services []*lvs.Service) error {
 		}
 		fmt.Fprintf(w, "\t%d\t%d\t%s\t  %v %s\n", sum.Active, sum.Inactive, carried(s.Stats, s.Rates), s.ServiceID, s.Scheduler)
 		for _, d := range s.Servers {
-			fmt.Fprintf(w, "%d\t%d\t%d\t%s\t    %v %v\n", d.Weight, d.Load.Active, d.Load.Inactive, carried(d.Stats, d.Rates), d.ServerID, d.Forward)
+			note := ""
+			if d.Draining() {
+				note = fmt.Sprintf(" draining, weight was %d", d.LastWeight)
+			}
+			fmt.Fprintf(w, "%d\t%d\t%d\t%s\t    %v %v%s\n", d.Weight, d.Load.Active, d.Load.Inactive, carried(d.Stats, d.Rates), d.ServerID, d.Forward, note)
 		}
 	}
 	return w.Flush()
@@ -181,6 +221,8 @@ type serverJSON struct {
 	Server     string    `json:"server"`
 	Forward    string    `json:"forward"`
 	Weight     int32     `json:"weight"`
+	Draining   bool      `json:"draining,omitempty"`
+	LastWeight int32     `json:"last_weight,omitempty"` // only while it drains
 	Upper      uint32    `json:"upper,omitempty"`
 	Lower      uint32    `json:"lower,omitempty"`
 	Active     uint32    `json:"active"`
@@ -224,10 +266,14 @@ func listJSON(out io.Writer, services []*lvs.Service) error {
 	for _, s := range services {
 		one := serviceJSON{Service: name(s.ServiceID), Scheduler: s.Scheduler, Persistent: s.Persistent, OnePacket: s.OnePacket, Stats: statsJSON(s.Stats), Rates: ratesJSONOf(s.Rates), Servers: []serverJSON{}}
 		for _, d := range s.Servers {
-			one.Servers = append(one.Servers, serverJSON{
+			server := serverJSON{
 				Server: d.ServerID.String(), Forward: strings.ToLower(d.Forward.String()), Weight: d.Weight, Upper: d.Upper, Lower: d.Lower,
 				Active: d.Load.Active, Inactive: d.Load.Inactive, Persistent: d.Load.Persistent, Stats: statsJSON(d.Stats), Rates: ratesJSONOf(d.Rates),
-			})
+			}
+			if d.Draining() {
+				server.Draining, server.LastWeight = true, d.LastWeight
+			}
+			one.Servers = append(one.Servers, server)
 		}
 		if err := lines.Encode(one); err != nil {
 			return err

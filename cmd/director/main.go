@@ -30,6 +30,8 @@ type verbs struct {
 	List          listVerb       `cmd:"" help:"Services and servers, and what they carry."`
 	Conns         connsVerb      `cmd:"" help:"Connections."`
 	Explain       explainVerb    `cmd:"" help:"What would happen to a packet now, and why."`
+	Drain         drainVerb      `cmd:"" help:"Have a server take no new connections, and wait until it has none."`
+	Undrain       undrainVerb    `cmd:"" help:"Give a server that drains the weight back that it had."`
 	Save          saveVerb       `cmd:"" help:"Print the commands that make the table anew."`
 	Restore       restoreVerb    `cmd:"" help:"Make the table anew out of such commands."`
 	Apply         applyVerb      `cmd:"" help:"Make the table what a file says, and touch only what differs."`

@@ -48,7 +48,9 @@ A file for each change that waits for
 .B NO_COLOR
 If it is set, nothing is coloured.
 .SH EXIT STATUS
-0, or 1 after an error; that of ipvsadm for save and restore.
+0, or 1 after an error; that of ipvsadm for save and restore;
+.B director drain
+has 3 if connections were left at the deadline.
 .SH SEE ALSO
 .BR ipvsadm (8),
 .BR ipvsadm\-save (8),
