@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -14,7 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// respond answers each datagram with the name of the host, until the story ends.
+// respond answers each datagram with the name of the host, and as many bytes, until the story ends.
 func respond(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, !neg && len(args) >= 2, "respond HOST ADDRESS...")
 	h := named(ts, args[0])
@@ -26,12 +27,12 @@ func respond(ts *testscript.TestScript, neg bool, args []string) {
 			}
 			ts.Defer(func() { c.Close() })
 			go func() {
-				for b := make([]byte, 2048); ; {
-					_, from, err := c.ReadFrom(b)
+				for b := make([]byte, 1<<16); ; {
+					n, from, err := c.ReadFrom(b)
 					if err != nil {
 						return
 					}
-					c.WriteTo([]byte(h.Name), from)
+					c.WriteTo(fmt.Appendf(nil, "%-*s", n, h.Name), from)
 				}
 			}()
 			return nil
@@ -41,17 +42,23 @@ func respond(ts *testscript.TestScript, neg bool, args []string) {
 
 // ask sends datagrams, each from a port of its own until the last is answered, and prints the answers.
 func ask(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) == 3, "ask HOST ADDRESS COUNT")
+	usage(ts, !neg && (len(args) == 3 || len(args) == 4), "ask HOST ADDRESS COUNT [BYTES]")
 	h := named(ts, args[0])
 	count, err := strconv.Atoi(args[2])
 	ts.Check(err)
+	question := []byte("who is there?")
+	if len(args) == 4 {
+		size, err := strconv.Atoi(args[3])
+		ts.Check(err)
+		question = bytes.Repeat([]byte{'?'}, size)
+	}
 	for i := range count {
 		c, err := h.Dial(context.Background(), "udp", args[1])
 		ts.Check(err)
 		defer c.Close()
 		c.SetDeadline(time.Now().Add(patience / 3))
-		b := make([]byte, 2048)
-		_, err = c.Write([]byte("who is there?"))
+		b := make([]byte, 1<<16)
+		_, err = c.Write(question)
 		n := 0
 		if err == nil {
 			n, err = c.Read(b)
@@ -59,7 +66,10 @@ func ask(ts *testscript.TestScript, neg bool, args []string) {
 		if err != nil {
 			ts.Fatalf("datagram %d: %v", i+1, err)
 		}
-		fmt.Fprintf(ts.Stdout(), "%s\n", b[:n])
+		if n < len(question) {
+			ts.Fatalf("datagram %d: an answer of %d bytes", i+1, n)
+		}
+		fmt.Fprintf(ts.Stdout(), "%s\n", bytes.TrimRight(b[:n], " "))
 	}
 }
 
