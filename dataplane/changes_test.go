@@ -45,6 +45,9 @@ func letter(r rune) netip.AddrPort {
 // become is a change to a state. What stays is edited, as operators do it.
 func (s state) become(t *lvs.Table) error {
 	t.SetTimeouts(lvs.Timeouts{TCP: s.timeout})
+	if err := relocate(t, nil, int(s.timeout)%3); err != nil {
+		return err
+	}
 	for _, old := range slices.Clone(t.Services()) {
 		if !slices.ContainsFunc(s.services, func(v stateService) bool { return v.id() == old.ServiceID }) {
 			if err := t.DeleteService(old.ServiceID); err != nil {
@@ -66,6 +69,28 @@ func (s state) become(t *lvs.Table) error {
 			return err
 		}
 		if err := v.serve(t); err != nil {
+			return err
+		}
+		if err := relocate(t, &id, len(v.servers)%3); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// relocate gives a service, or all of them, so many local addresses of their own.
+func relocate(t *lvs.Table, id *lvs.ServiceID, n int) error {
+	have := t.Locals
+	if id != nil {
+		have = t.Service(*id).Locals
+	}
+	for _, l := range have {
+		if err := t.DeleteLocal(id, l.Addr); err != nil {
+			return err
+		}
+	}
+	for i := range n {
+		if err := t.AddLocal(id, lvs.LocalAddr{Addr: letter(rune('p' + i)).Addr(), Ports: lvs.Ports{First: uint16(1000 + n), Last: 2000}}); err != nil {
 			return err
 		}
 	}

@@ -166,12 +166,12 @@ func (c *consistency) list(slot uint32) ([]bpfSeat, error) {
 func configured(t *lvs.Table) string {
 	var all []string
 	for _, s := range t.Services() {
-		text := fmt.Sprintf("%v %+v\n", s.ServiceID, s.ServiceConfig)
+		text := fmt.Sprintf("%v %+v %v\n", s.ServiceID, s.ServiceConfig, s.Locals)
 		for _, d := range s.Servers {
 			text += fmt.Sprintf("  %v %+v\n", d.ServerID, d.ServerConfig)
 		}
 		all = append(all, text)
 	}
 	slices.Sort(all)
-	return fmt.Sprintf("%+v\n%s", t.Timeouts, strings.Join(all, ""))
+	return fmt.Sprintf("%+v %v\n%s", t.Timeouts, t.Locals, strings.Join(all, ""))
 }

@@ -107,26 +107,14 @@ func (a *applying) swapLocals(pool uint32, locals []bpfLocal) error {
 	for _, l := range locals {
 		markOurs(&a.ours[0].Local, l.Addr)
 	}
-	all := append([]bpfLocal{{Count: uint32(len(locals))}}, locals...)
-	keys := make([]uint32, len(all))
-	for i := range keys {
-		keys[i] = uint32(i)
-	}
-	m, err := ebpf.NewMap(&ebpf.MapSpec{
-		Name: "locals", Type: ebpf.Array, KeySize: 4, ValueSize: localSize, MaxEntries: uint32(len(all)), Flags: innerMap,
-	})
+	m, err := aside("locals", append([]bpfLocal{{Count: uint32(len(locals))}}, locals...))
 	if err != nil {
 		return fmt.Errorf("local addresses: %w", err)
 	}
 	defer m.Close()
-	if _, err := m.BatchUpdate(keys, all, nil); err != nil {
-		return fmt.Errorf("local addresses: %w", err)
-	}
 	if err := a.pools.Put(pool, m); err != nil {
 		return fmt.Errorf("local addresses: %w", err)
 	}
 	cut()
 	return nil
 }
-
-const localSize = 24

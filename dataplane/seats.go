@@ -125,25 +125,34 @@ func (a *applying) swap(slot uint32, head bpfSeat, order []uint32, table []uint1
 		}
 		seats = append(seats, *(*bpfSeat)(unsafe.Pointer(&entries)))
 	}
-	keys := make([]uint32, len(seats))
-	for i := range keys {
-		keys[i] = uint32(i)
-	}
-	list, err := ebpf.NewMap(&ebpf.MapSpec{
-		Name: "seats", Type: ebpf.Array, KeySize: 4, ValueSize: seatSize, MaxEntries: uint32(len(seats)), Flags: innerMap,
-	})
+	list, err := aside("seats", seats)
 	if err != nil {
 		return fmt.Errorf("list of servers: %w", err)
 	}
 	defer list.Close()
-	if _, err := list.BatchUpdate(keys, seats, nil); err != nil {
-		return fmt.Errorf("list of servers: %w", err)
-	}
 	return a.lists.Put(slot, list)
 }
 
+// aside makes a map of entries that is to go into a map of maps.
+func aside[T any](name string, entries []T) (*ebpf.Map, error) {
+	keys := make([]uint32, len(entries))
+	for i := range keys {
+		keys[i] = uint32(i)
+	}
+	m, err := ebpf.NewMap(&ebpf.MapSpec{
+		Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(unsafe.Sizeof(entries[0])), MaxEntries: uint32(len(entries)), Flags: innerMap,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := m.BatchUpdate(keys, entries, nil); err != nil {
+		m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
 const (
-	seatSize  = 24
 	tableRow  = 8            // C's TABLE_ROW
 	oursWords = 1 << 15 / 64 // C's OURS_WORDS
 	innerMap  = 1 << 12      // BPF_F_INNER_MAP: lists of any length fit into the map of lists
