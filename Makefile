@@ -25,7 +25,7 @@ check: ## judge the sources without running them
 
 test: ## run all tests; as root those that need namespaces and eBPF, too
 	@e2e/setup
-	$(GO) test -count=1 ./...
+	$(GO) test -count=1 -timeout 25m ./...
 
 lab: build ## watch the director at work (as root)
 	build/director lab nat

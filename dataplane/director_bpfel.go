@@ -305,6 +305,9 @@ type bpfPlan struct {
 	_           [4]byte
 	FragmentKey bpfFragmentKey
 	Fragment    bpfFragment
+	Local       bpfLocal
+	Pool        uint32
+	PoolSize    uint32
 	Turn        uint32
 	Begun       uint32
 }

@@ -53,6 +53,8 @@ struct plan {
 	__u32 back; /* the return entry's line, with FULLNAT */
 	struct fragment_key fragment_key;
 	struct fragment fragment;
+	struct local local; /* that is tried */
+	__u32 pool, pool_size; /* of local addresses */
 	__u32 turn; /* of this CPU's round through the pools of local addresses */
 	__u32 begun; /* packets that began a connection, since drop_packet dropped one */
 };

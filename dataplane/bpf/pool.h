@@ -15,11 +15,29 @@ enum {
 /* A return entry ends with its connection; that is looked at again after so many jiffies. */
 enum { RETURN_LIFE = 1 << 30 };
 
-/* One try to take a local address and a port, for the server in the plan's other key. */
-__noinline int pool_try(struct plan *p, struct local *l, __u16 port)
+/* The n-th try to take a local address and a port of the plan's pool, for the server in its other key: 0 if it has them. */
+__noinline int pool_try(struct plan *p, __u32 n)
 {
-	if (!p || !l)
+	if (!p)
 		return -1;
+	__u32 own = p->pool, count = p->pool_size, turn = p->turn, which = 1 + turn % count;
+	void *pool = bpf_map_lookup_elem(&pools, &own);
+	struct local *l = pool ? bpf_map_lookup_elem(pool, &which) : NULL;
+	if (!l)
+		return -1;
+	if (n < POOL_IN_TURN || ((__u32)l->last - l->first + 1) * count <= POOL_TRIES) {
+		p->turn = turn + 1;
+	} else {
+		turn = chance();
+		which = 1 + turn % count;
+		l = bpf_map_lookup_elem(pool, &which);
+		if (!l)
+			return -1;
+	}
+	p->local = *l;
+	l = &p->local;
+	__u32 ports = (__u32)l->last - l->first + 1, part = bpf_get_smp_processor_id() * (ports / cpus);
+	__u16 port = l->first + (part + turn / count) % ports;
 	p->other.word = (p->other.word & ~0xffffULL) | bpf_htons(port);
 	p->other.client[0] = l->addr[0];
 	p->other.client[1] = l->addr[1];
@@ -71,24 +89,17 @@ __noinline int pool_take(struct flow *f, struct plan *p)
 		own = POOL_OF_SERVICE + service;
 	void *pool = bpf_map_lookup_elem(&pools, &own);
 	struct local *head = pool ? bpf_map_lookup_elem(pool, &zero) : NULL;
-	__u32 count = head ? head->count : 0;
-	if (!count || count > POOL_LOCALS)
+	if (!head || !head->count || head->count > POOL_LOCALS)
 		return -1;
+	p->pool = own;
+	p->pool_size = head->count;
 	__u16 port = keeps_port(d, f->dst_port) ? f->dst_port : d->port;
 	p->other.word = key_word(0, port, f->protocol, CONN_RETURN);
 	p->other.virtual[0] = d->addr[0];
 	p->other.virtual[1] = d->addr[1];
-	bool in_turn = true;
 #pragma clang loop unroll(disable)
 	for (__u32 n = 0; n < POOL_TRIES; n++) {
-		__u32 turn = in_turn ? p->turn++ : chance(), i = 1 + turn % count;
-		struct local *l = bpf_map_lookup_elem(pool, &i);
-		if (!l)
-			return -1;
-		__u32 ports = (__u32)l->last - l->first + 1;
-		__u32 part = bpf_get_smp_processor_id() * (ports / cpus);
-		in_turn = n + 1 < POOL_IN_TURN || ports * count <= POOL_TRIES;
-		if (!pool_try(p, l, l->first + (part + turn / count) % ports))
+		if (!pool_try(p, n))
 			return 0;
 	}
 	return -1;
