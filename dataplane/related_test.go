@@ -272,3 +272,42 @@ func TestRelatedOtherWays(t *testing.T) {
 		}
 	}
 }
+
+// TestRelatedFullNAT: with FULLNAT, errors come from whom their receiver knows, on both sides; and fragments follow.
+func TestRelatedFullNAT(t *testing.T) {
+	for _, along := range fullPaths {
+		w := mustWorld(t, small)
+		w.mustUpdate(addFull(along, lvs.DefaultLocalPorts))
+		w.twice(w.tc, along)
+		along := along.from(4001)
+		inside := along // as the server sees it
+		inside.client = w.localPort(along)
+		for range 2 { // the kernel verifies its neighbours
+			w.run(w.tc, w.servers, inside.out("SA").frame(t))
+		}
+		for _, bytes := range []int{8, 20} {
+			in, want := ofClient(t, along.out("A"), bytes)
+			want.from = inside.client.Addr()
+			seen := inside.out("A")
+			seen.ttl = 63
+			want.quotes = quote(seen.frame(t), bytes)
+			w.checkRelated(in, want, true)
+
+			in, want = ofServer(t, along.in("A"), along.server.Addr(), bytes)
+			in.to = inside.client.Addr()
+			in.quotes = quote(inside.in("A").forwarded(t, routerMAC), bytes)
+			w.checkRelated(in, want, false)
+		}
+		request, answer := along.in("A").with(datagram4000), along.out("A").with(datagram4000)
+		sent, asked := request, answer
+		sent.path, asked.path = inside, inside
+		in, want := inFragments(request.frame(t), 3, 1200), inFragments(sent.forwarded(t, routerMAC), 3, 1200)
+		for i := range in {
+			w.follow(request, in[i], tcRedirect, want[i], bpfReasonREASON_NONE)
+		}
+		in, want = inFragments(asked.frame(t), 4, 1200), inFragments(answer.forwarded(t, routerMAC), 4, 1200)
+		for i := range in {
+			w.follow(answer, in[i], tcRedirect, want[i], bpfReasonREASON_NONE)
+		}
+	}
+}
