@@ -14,10 +14,18 @@ import (
 	"lvs/needs"
 )
 
-// The verifier gives up after a million instructions. What it takes for a program differs much from one kernel to the next,
-// and every program must stay far from there on each.
+// effort is the most instructions that the verifier may take for a program. It gives up after a million, and takes more or less from
+// one kernel to the next; what a change adds is seen by bounds that are some 15 percent above what Linux 6.18 takes. Raise
+// one when that is what a change is worth.
+var effort = map[string]uint32{
+	bpfProgDirectorXdp: 132_000,
+	bpfProgDirectorTc:  161_000, bpfProgDirectorTcRelated: 150_000, bpfProgDirectorTcFragment: 168_000,
+	bpfProgDirectorOut: 159_000, bpfProgDirectorOutRelated: 153_000, bpfProgDirectorOutFragment: 172_000,
+	bpfProgDirectorStart: 17_500, bpfProgDirectorAnchor: 2,
+}
+
+// Every program must stay below its bound, and on any kernel far from where the verifier gives up.
 func TestVerifierEffort(t *testing.T) {
-	const most = 300_000
 	needs.BPF(t)
 	c, err := spec(small)
 	must(t, err)
@@ -32,8 +40,8 @@ func TestVerifierEffort(t *testing.T) {
 			t.Skip("needs a kernel that tells (Linux 5.16)")
 		}
 		t.Logf("%s: %d instructions", name, n)
-		if n > most {
-			t.Errorf("%s takes the verifier %d instructions, more than %d", name, n, most)
+		if n > effort[name] {
+			t.Errorf("%s takes the verifier %d instructions, more than %d", name, n, effort[name])
 		}
 		if depth, chain := deepest(t, c.Programs[name].Instructions, p.VerifierLog); depth > 512 {
 			t.Errorf("%s needs %d bytes of stack on Linux 6.1, more than 512: %v", name, depth, chain)
