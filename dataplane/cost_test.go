@@ -235,3 +235,33 @@ func (w *world) empty() {
 		w.mustSweep()
 	}
 }
+
+// BenchmarkSweep is what a line of the connection table costs the sweep that finds nothing to end: of an empty table, and of one that
+// is as full as its size promises.
+func BenchmarkSweep(b *testing.B) {
+	const most = 1 << 20
+	w := mustWorld(b, Sizes{Conns: most, Services: 64, Servers: 256})
+	w.settings.DropEntry = 0 // as above
+	w.setClock(w.settings.Now)
+	enter := mustStay(b)
+	all, sweep := w.mustKnow(), w.mustTool("sweep_all")
+	lines := float64(w.look.pinned[bpfMapConns].MaxEntries() * segmentLines)
+	for _, clients := range []uint32{0, most} {
+		b.Run(fmt.Sprint(clients), func(b *testing.B) {
+			enter(b)
+			if clients > 0 {
+				frame := opening(all[0].frame)
+				spend(b, again{frame, nextClient, clients}.mustAgain(b, w.xdp), w.clients, frame, int(clients))
+			}
+			var took []float64
+			for b.Loop() {
+				begin := threadTime(b)
+				_, err := sweep.Run(&ebpf.RunOptions{Data: make([]byte, 64)})
+				must(b, err)
+				took = append(took, float64(threadTime(b)-begin)/lines)
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(quantile(took, 0.5), "ns/line")
+		})
+	}
+}
