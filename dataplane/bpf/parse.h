@@ -52,7 +52,9 @@ static __always_inline enum parsed parse_sctp(struct packet *p, struct flow *f, 
 	}
 	f->src_port = head.src_port;
 	f->dst_port = head.dst_port;
-	f->event = chunk < 16 ? sctp_events[chunk & 15] : 0;
+	__u64 type = chunk;
+	BOUND(type, 15);
+	f->event = chunk < 16 ? sctp_events[type] : 0;
 	f->opens = f->event == SCTP_EVENT_INIT;
 	return PARSED_FLOW;
 }

@@ -35,7 +35,7 @@ __noinline __u32 crc_change(__u32 change, __u32 bytes)
 #pragma clang loop unroll(disable)
 	for (__u64 n = 0; n < 16; n++) {
 		if (bytes >> n & 1)
-			change = crc_product(change, crc_shift[n & 15]);
+			change = crc_product(change, crc_shift[n]);
 	}
 	return change;
 }
