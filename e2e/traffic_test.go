@@ -40,7 +40,7 @@ func respond(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// ask sends datagrams, each from a port of its own until the last is answered, and prints the answers.
+// ask sends datagrams, each from a port of its own until the story ends, and prints the answers.
 func ask(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, !neg && (len(args) == 3 || len(args) == 4), "ask HOST ADDRESS COUNT [BYTES]")
 	h := named(ts, args[0])
@@ -55,7 +55,7 @@ func ask(ts *testscript.TestScript, neg bool, args []string) {
 	for i := range count {
 		c, err := h.Dial(context.Background(), "udp", args[1])
 		ts.Check(err)
-		defer c.Close()
+		ts.Defer(func() { c.Close() }) // else a later question may come from its port, and be of its connection
 		c.SetDeadline(time.Now().Add(patience / 3))
 		b := make([]byte, 1<<16)
 		_, err = c.Write(question)
