@@ -38,6 +38,9 @@ func (d *Director) Attach(names []string, mode XDPMode) error {
 	if err != nil {
 		return err
 	}
+	if err := d.fixedSize(); err != nil {
+		return err
+	}
 	in, err := d.loaded()
 	if err != nil {
 		return err

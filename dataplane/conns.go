@@ -4,9 +4,7 @@ package dataplane
 
 import (
 	"net/netip"
-	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -14,13 +12,9 @@ import (
 )
 
 const (
-	ownLive      = 1
 	lifeState    = 0x1f
 	lifeSamePort = 0x800
 	lifeForward  = 16
-	kindPlain    = 0
-	kindTemplate = 1
-	kindReturn   = 2
 	callPort     = 1  // a template's client port, if it is one of a SIP call
 	templateMore = 60 // seconds that a template with connections goes on
 )
@@ -30,25 +24,7 @@ func (in *instance) size() int {
 	if err != nil {
 		return 0
 	}
-	return int(m.MaxEntries()) * segmentLines * 3 / 4
-}
-
-// lines gives the connection table as the kernel has it; entries change while they are read.
-func (in *instance) lines() ([]bpfConn, error) {
-	segments, err := mapped[bpfSegment](in, bpfMapConns)
-	if err != nil {
-		return nil, err
-	}
-	return unsafe.Slice(&segments[0].Line[0], len(segments)*segmentLines), nil
-}
-
-// links gives the word beside each line.
-func (in *instance) links() ([]uint32, error) {
-	segments, err := mapped[bpfLinks](in, bpfMapLinks)
-	if err != nil {
-		return nil, err
-	}
-	return unsafe.Slice(&segments[0].Line[0], len(segments)*segmentLines), nil
+	return connsIn(m.MaxEntries())
 }
 
 // jiffies is the kernel's clock of connections, cut to 32 bits: it counts from five minutes before it overflows. It is a
@@ -60,46 +36,27 @@ var jiffies = func(hz uint32) uint32 {
 	return uint32(ticks) - 300*hz
 }
 
-// snapshot copies an entry, and says whether it is one that is not being written just now.
-func snapshot(line *bpfConn, into *bpfConn) bool {
-	own := atomic.LoadUint32(&line.Own)
-	if own&ownLive == 0 {
-		return false
-	}
-	*into = *line
-	return atomic.LoadUint32(&line.Own) == own
-}
-
 func (in *instance) conns(now uint32, yield func(lvs.Conn, error) bool) {
-	lines, err := in.lines()
+	table, err := in.entries()
 	if err != nil {
 		yield(lvs.Conn{}, err)
 		return
 	}
-	counts, err := in.links()
-	if err != nil {
-		yield(lvs.Conn{}, err)
-		return
-	}
-	var e bpfConn
-	for i := range lines {
-		if !snapshot(&lines[i], &e) || e.Kind == kindReturn || int(e.Server) >= len(in.servers) {
+	for at, e := range table.all() {
+		if e.Kind == kindReturn || int(e.Server) >= len(in.servers) {
 			continue
 		}
-		if past := int32(e.Expires-now) <= 0; past && e.Kind == kindTemplate && counts[i] != 0 {
+		if past := int32(e.Expires-now) <= 0; past && e.Kind == kindTemplate && table.links[at] != 0 {
 			e.Expires += templateMore * in.hz // as the sweep is about to find
 		} else if past {
 			continue
 		}
-		c := in.conn(&e, now)
-		if back := counts[i]; c.Forward == lvs.FullNAT && !c.Template && int(back) < len(lines) {
-			var r bpfConn
-			if snapshot(&lines[back], &r) && r.Kind == kindReturn {
-				c.Local = netip.AddrPortFrom(fromAddr(r.Client), fromPort(r.ClientPort))
-			}
+		c := in.conn(e, now)
+		if c.Forward == lvs.FullNAT && !c.Template {
+			c.Local = table.local(at)
 		}
 		if c.Template && e.ClientPort == callPort {
-			in.call(uint32(i), &c)
+			in.call(at, &c)
 		}
 		if !yield(c, nil) {
 			return
@@ -158,18 +115,4 @@ func (in *instance) readCalls(t *lvs.Table, exact bool) error {
 	}
 	s.Calls = calls
 	return in.putSettings(s)
-}
-
-// filled counts the live entries and those whose lines are not free yet.
-func (in *instance) filled() (live int, err error) {
-	lines, err := in.lines()
-	if err != nil {
-		return 0, err
-	}
-	for i := range lines {
-		if atomic.LoadUint32(&lines[i].Own)&ownLive != 0 {
-			live++
-		}
-	}
-	return live, nil
 }

@@ -28,19 +28,22 @@ var ErrNotRoot = place.ErrNotRoot
 type Director struct {
 	place    place.Place
 	sizes    Sizes
+	asked    Sizes     // 0 if any will do
 	updating *instance // open and locked by an Update under way
 }
 
 var _ lvs.Director = (*Director)(nil)
 
 // Open finds the place of the calling thread's network namespace; the Director goes on with that one, on any thread,
-// save for what attaches to interfaces. The sizes are for the case that this Director loads the instance.
+// save for what attaches to interfaces. The sizes are for the case that this Director loads the instance; [Director.Attach]
+// refuses others than those of an instance that is there.
 func Open(s Sizes) (*Director, error) {
 	p, err := place.Find("")
 	if err != nil {
 		return nil, err
 	}
-	return &Director{place: p, sizes: s}, s.check()
+	d := &Director{place: p, sizes: s.orDefault(), asked: s}
+	return d, d.sizes.check()
 }
 
 // Namespace names the network namespace, by its cookie; no other one gets that name while the machine is up.
@@ -139,7 +142,7 @@ func (d *Director) Conns() iter.Seq2[lvs.Conn, error] {
 func (d *Director) Size() int {
 	in, done, err := d.reading(unix.LOCK_SH)
 	if err != nil {
-		return d.sizes.Conns
+		return connsIn(d.sizes.segments())
 	}
 	defer done()
 	return in.size()

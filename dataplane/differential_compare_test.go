@@ -232,10 +232,10 @@ func listed(t *lvs.Table) string {
 // checkNothingLeft looks into the maps after everything was removed and its time is over.
 func (s *stage) checkNothingLeft(t rapid.TB) {
 	t.Helper()
-	lines, err := s.in.lines()
-	mustDo(t, "lines", err)
-	for i := range lines {
-		if e := &lines[i]; e.Hop != 0 || e.Overflow != 0 || e.Own&3 != 0 {
+	all, err := s.in.entries()
+	mustDo(t, "entries", err)
+	for i := range all.lines {
+		if e := &all.lines[i]; e.Hop != 0 || e.Overflow != 0 || e.Own&3 != 0 {
 			t.Fatalf("line %d of the connection table: %+v", i, e)
 		}
 	}

@@ -108,9 +108,9 @@ func TestFullTable(t *testing.T) {
 // mustLive counts the live entries of the connection table.
 func (w *world) mustLive() int {
 	w.t.Helper()
-	n, err := w.mustLook().filled()
+	table, err := w.mustLook().entries()
 	must(w.t, err)
-	return n
+	return table.live()
 }
 
 // Beyond the limit of messages, refusals are silent until time has passed.

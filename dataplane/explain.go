@@ -235,12 +235,12 @@ func (in *instance) tellPool(x *Explanation, service uint32) error {
 
 // entry copies a line of the connection table.
 func (in *instance) entry(at uint32) (*bpfConn, error) {
-	lines, err := in.lines()
+	table, err := in.entries()
 	if err != nil {
 		return nil, err
 	}
 	var e bpfConn
-	if int(at) >= len(lines) || !snapshot(&lines[at], &e) || int(e.Server) >= len(in.servers) {
+	if !table.at(at, &e) || int(e.Server) >= len(in.servers) {
 		return nil, errors.New("the connection has ended in this moment: ask again")
 	}
 	return &e, nil

@@ -26,12 +26,10 @@ import (
 func (w *world) mustDump(slots ...uint32) map[string]string {
 	w.t.Helper()
 	in := w.mustLook()
-	lines, err := in.lines()
-	must(w.t, err)
-	links, err := in.links()
+	table, err := in.entries()
 	must(w.t, err)
 	all := map[string]string{
-		bpfMapConns: raw(lines), bpfMapLinks: raw(links), bpfMapServices: raw(in.services), bpfMapServers: raw(in.servers),
+		bpfMapConns: raw(table.lines), bpfMapLinks: raw(table.links), bpfMapServices: raw(in.services), bpfMapServers: raw(in.servers),
 		bpfMapLoads: raw(in.loads), bpfMapCounters: raw(in.counters), bpfMapReasons: fmt.Sprint(w.mustReasons()),
 	}
 	dump := func(name string, m *ebpf.Map) {

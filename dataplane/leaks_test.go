@@ -62,20 +62,17 @@ func TestNothingLeaks(t *testing.T) {
 // checkTemplates holds the number of connections that each template has to the table.
 func (w *world) checkTemplates() {
 	w.t.Helper()
-	in := w.mustLook()
-	lines, err := in.lines()
+	table, err := w.mustLook().entries()
 	must(w.t, err)
-	links, err := in.links()
-	must(w.t, err)
-	have := map[int]uint32{}
-	for i := range lines {
-		if e := &lines[i]; e.Own&ownLive != 0 && e.Kind == kindPlain && e.Life&lifeControlled != 0 {
-			have[int(links[i])]++
+	have := map[uint32]uint32{}
+	for at, e := range table.all() {
+		if e.Kind == kindPlain && e.Life&lifeControlled != 0 {
+			have[table.links[at]]++
 		}
 	}
-	for i := range lines {
-		if e := &lines[i]; e.Own&ownLive != 0 && e.Kind == kindTemplate && links[i] != have[i] {
-			w.t.Errorf("the template in line %d has %d connections, and counts %d", i, have[i], links[i])
+	for at, e := range table.all() {
+		if e.Kind == kindTemplate && table.links[at] != have[at] {
+			w.t.Errorf("the template in line %d has %d connections, and counts %d", at, have[at], table.links[at])
 		}
 	}
 }

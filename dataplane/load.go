@@ -20,36 +20,6 @@ import (
 	"lvs/place"
 )
 
-// Sizes are how much an instance has room for. They are set when it is loaded.
-type Sizes struct {
-	Conns    int // connections, at the fill of three quarters up to which none is refused
-	Services int
-	Servers  int
-}
-
-// DefaultSizes take about 140 MB of memory, and 8 MB for each CPU.
-var DefaultSizes = Sizes{Conns: 1 << 20, Services: 1 << 14, Servers: 1 << 17}
-
-// ServersPerService is how many servers a service may have.
-const ServersPerService = 4096
-
-const segmentLines = 256
-
-// segments is how many segments of the connection table hold that many connections at a fill of three quarters.
-func (s Sizes) segments() uint32 { return uint32((s.Conns*4/3 + segmentLines - 1) / segmentLines) }
-
-func (s Sizes) check() error {
-	switch {
-	case s.Conns < 64 || s.Conns > 1<<28:
-		return fmt.Errorf("room for %d connections: it can be 64 to %d", s.Conns, 1<<28)
-	case s.Services < 1 || s.Services > 1<<20:
-		return fmt.Errorf("room for %d services: it can be 1 to %d", s.Services, 1<<20)
-	case s.Servers < 1 || s.Servers > 1<<22:
-		return fmt.Errorf("room for %d servers: it can be 1 to %d", s.Servers, 1<<22)
-	}
-	return nil
-}
-
 // settingsPin is the pin of the map that C calls .data.settings; a bpffs has no dots.
 const settingsPin, settingsMap = "settings", ".data.settings"
 
@@ -192,6 +162,9 @@ func (s Sizes) load(dir string) error {
 	if err != nil {
 		return err
 	}
+	if err := fits(c); err != nil {
+		return err
+	}
 	return build(dir, c)
 }
 
@@ -274,6 +247,9 @@ func start(p *ebpf.Program) error {
 func explainLoad(err error) error {
 	if _, e := os.Stat("/sys/kernel/btf/vmlinux"); e != nil {
 		return fmt.Errorf("this kernel has no BTF (CONFIG_DEBUG_INFO_BTF), which Linux 6.1 and later of all distributions have: %w", err)
+	}
+	if errors.Is(err, unix.ENOMEM) {
+		return fmt.Errorf("%w (director attach --conns chooses a smaller connection table): %w", ErrNoMemory, err)
 	}
 	if errors.Is(err, unix.EPERM) || errors.Is(err, os.ErrPermission) {
 		var verifier *ebpf.VerifierError

@@ -286,8 +286,7 @@ func TestOnePacket(t *testing.T) {
 				t.Errorf("packet %d: server %d gets it, want %d", n, got, want)
 			}
 		}
-		live, err := s.mustLook().filled()
-		must(t, err)
+		live := s.mustLive()
 		table, err := s.Table()
 		must(t, err)
 		v := table.Service(id)

@@ -322,14 +322,11 @@ func TestPersistenceWithFullNAT(t *testing.T) {
 	if l := w.mustLoads(along); l[0] != (lvs.Load{Active: 10, Persistent: 1}) {
 		t.Errorf("the server carries %+v", l[0])
 	}
-	in := w.mustLook()
-	lines, err := in.lines()
+	table, err := w.mustLook().entries()
 	must(t, err)
-	links, err := in.links()
-	must(t, err)
-	for i := range lines {
-		if lines[i].Own&ownLive != 0 && lines[i].Kind == kindTemplate && links[i] != 10 {
-			t.Errorf("the template has %d connections", links[i])
+	for at, e := range table.all() {
+		if e.Kind == kindTemplate && table.links[at] != 10 {
+			t.Errorf("the template has %d connections", table.links[at])
 		}
 	}
 	w.mustExpire()

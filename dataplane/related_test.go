@@ -163,13 +163,11 @@ func (w *world) mustTotal() (all lvs.Stats) {
 // mustEntries gives what packets change of each connection: its life, and its time.
 func (w *world) mustEntries() map[int][2]uint32 {
 	w.t.Helper()
-	lines, err := w.mustLook().lines()
+	table, err := w.mustLook().entries()
 	must(w.t, err)
 	entries := map[int][2]uint32{}
-	for i := range lines {
-		if lines[i].Own&ownLive != 0 {
-			entries[i] = [2]uint32{lines[i].Life, lines[i].Expires}
-		}
+	for at, e := range table.all() {
+		entries[int(at)] = [2]uint32{e.Life, e.Expires}
 	}
 	return entries
 }

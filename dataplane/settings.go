@@ -67,18 +67,14 @@ func (in *instance) expireDeserted() error {
 	if err != nil || s.ExpireNodestConn == 0 {
 		return err
 	}
-	lines, err := in.lines()
+	table, err := in.entries()
 	if err != nil {
 		return err
 	}
 	now := jiffies(in.hz)
-	for i := range lines {
-		e := &lines[i]
-		if atomic.LoadUint32(&e.Own)&ownLive == 0 || e.Kind != kindPlain || int(e.Server) >= len(in.servers) {
-			continue
-		}
-		if bpfSlotUse(in.servers[e.Server].Use) == bpfSlotUseSLOT_REMOVED {
-			atomic.StoreUint32(&e.Expires, now)
+	for at, e := range table.all() {
+		if e.Kind == kindPlain && int(e.Server) < len(in.servers) && bpfSlotUse(in.servers[e.Server].Use) == bpfSlotUseSLOT_REMOVED {
+			atomic.StoreUint32(&table.lines[at].Expires, now)
 		}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -53,8 +54,9 @@ type Status struct {
 	Conns       Fill        `json:"conns"`
 	Services    Fill        `json:"services"`
 	Servers     Fill        `json:"servers"`
-	MemoryBytes uint64      `json:"memory_bytes"`
-	Sweeps      uint32      `json:"sweeps"` // times that the whole connection table was swept
+	MemoryBytes uint64      `json:"memory_bytes"` // that is taken from the beginning; lists of servers and the like grow
+	TableBytes  uint64      `json:"table_bytes"`  // of that, the connection table
+	Sweeps      uint32      `json:"sweeps"`       // times that the whole connection table was swept
 	Expired     uint64      `json:"expired_conns"`
 	Shed        uint64      `json:"shed_conns"` // that drop_entry has ended before their time
 	Interfaces  []Interface `json:"interfaces"`
@@ -103,7 +105,7 @@ func reasonNames() (map[bpfReason]string, error) {
 
 // Status reads how the instance fares, and looks for what is set badly.
 func (d *Director) Status() (*Status, error) {
-	s := &Status{Pins: d.place.Path, Features: features(), Conns: Fill{Size: d.sizes.Conns}, Services: Fill{Size: d.sizes.Services}, Servers: Fill{Size: d.sizes.Servers}}
+	s := &Status{Pins: d.place.Path, Features: features(), Conns: Fill{Size: connsIn(d.sizes.segments())}, Services: Fill{Size: d.sizes.Services}, Servers: Fill{Size: d.sizes.Servers}}
 	in, err := d.open(unix.LOCK_SH)
 	if errors.Is(err, fs.ErrNotExist) {
 		s.Advice = append(s.Advice, "nothing is loaded yet: the first change, or `director attach`, does it")
@@ -142,10 +144,11 @@ func haveTCX() bool {
 }
 
 func (in *instance) readFill(s *Status) (err error) {
-	s.Conns.Size = in.size()
-	if s.Conns.Used, err = in.filled(); err != nil {
+	table, err := in.entries()
+	if err != nil {
 		return err
 	}
+	s.Conns = Fill{Used: table.live(), Size: in.size()}
 	s.Services = Fill{Size: len(in.services) - 1}
 	s.Servers = Fill{Size: len(in.servers) - 1}
 	for _, v := range in.live() {
@@ -154,12 +157,23 @@ func (in *instance) readFill(s *Status) (err error) {
 			s.Servers.Used++
 		}
 	}
-	for _, name := range []string{bpfMapConns, bpfMapGuards, bpfMapLinks, bpfMapServices, bpfMapServers, bpfMapLoads, bpfMapCounters, bpfMapServerEstimates, bpfMapServiceEstimates, bpfMapRoutes, bpfMapLists} {
-		m, err := in.m(name)
+	c, err := loadBpf()
+	if err != nil {
+		return err
+	}
+	for name := range c.Maps {
+		m, err := in.m(mapPin(name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // of another version
+		}
 		if err != nil {
 			return err
 		}
-		s.MemoryBytes += uint64(m.MaxEntries()) * uint64(m.ValueSize())
+		n := memoryOf(&ebpf.MapSpec{Type: m.Type(), MaxEntries: m.MaxEntries(), KeySize: m.KeySize(), ValueSize: m.ValueSize()}, in.cpus)
+		s.MemoryBytes += n
+		if slices.Contains(tableMaps, name) {
+			s.TableBytes += n
+		}
 	}
 	return nil
 }

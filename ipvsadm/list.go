@@ -19,6 +19,7 @@ type printer struct {
 	w     *bufio.Writer
 	names *names
 	given set
+	line  []byte // that is being made
 }
 
 // layout is a form of the listing: what stands above, and in the columns.
@@ -170,17 +171,30 @@ func netmask(s *lvs.Service) string {
 
 // endpoint gives host:port, by name if that is wanted, cut where the original's buffer ends.
 func (p *printer) endpoint(addr netip.Addr, port uint16, proto lvs.Protocol) string {
-	var host, service string
+	return string(p.appendEndpoint(nil, addr, port, proto))
+}
+
+// appendEndpoint is for listings of a million lines.
+func (p *printer) appendEndpoint(b []byte, addr netip.Addr, port uint16, proto lvs.Protocol) []byte {
+	start := len(b)
+	if addr.Is6() {
+		b = append(b, '[')
+	}
 	if p.given&optNumeric != 0 {
-		host, service = formatAddr(addr), strconv.Itoa(int(port))
+		b = appendAddr(b, addr)
 	} else {
-		host, service = p.names.host(addr), p.names.service(port, proto)
+		b = append(b, p.names.host(addr)...)
 	}
 	if addr.Is6() {
-		host = "[" + host + "]"
+		b = append(b, ']')
 	}
-	text := host + ":" + service
-	return text[:min(len(text), 59)]
+	b = append(b, ':')
+	if p.given&optNumeric != 0 {
+		b = strconv.AppendUint(b, uint64(port), 10)
+	} else {
+		b = append(b, p.names.service(port, proto)...)
+	}
+	return b[:min(len(b), start+59)]
 }
 
 var checksumInfo = [...]string{lvs.NoChecksum: "-c", lvs.FullChecksum: "+c", lvs.RemoteChecksum: "r+c"}
@@ -228,31 +242,4 @@ func abbreviate(v uint64) string {
 		return fmt.Sprintf("%8dG", v/1e9)
 	}
 	return fmt.Sprintf("%8dT", v/1e12)
-}
-
-// connsTitle writes what stands above connections.
-func (p *printer) connsTitle() {
-	engine := ""
-	if p.given&optPersistentConn != 0 {
-		engine = "        pe name          pe_data"
-	}
-	fmt.Fprintln(p.w, "IPVS connection entries")
-	fmt.Fprintln(p.w, "pro expire state       source             virtual            destination"+engine)
-}
-
-func (p *printer) conn(c lvs.Conn) {
-	seconds := int(c.Expires.Seconds())
-	engine := ""
-	if p.given&optPersistentConn != 0 && c.PE != "" {
-		engine = fmt.Sprintf(" %-18s %s", c.PE, c.PEData)
-	}
-	destination := p.endpoint(c.Server.Addr(), c.Server.Port(), c.Protocol)
-	if engine != "" {
-		destination = fmt.Sprintf("%-16s", destination)
-	}
-	fmt.Fprintf(p.w, "%-3s %-6s %-11s %-18s %-18s %s%s\n", c.Protocol,
-		fmt.Sprintf("%02d:%02d", seconds/60, seconds%60), c.StateName(),
-		p.endpoint(c.Client.Addr(), c.Client.Port(), c.Protocol),
-		p.endpoint(c.Virtual.Addr(), c.Virtual.Port(), c.Protocol),
-		destination, engine)
 }

@@ -92,12 +92,14 @@ func parseIPv6(s string) (netip.Addr, bool) {
 
 // formatAddr prints an address as inet_ntop does, which shows an IPv4 address at the end of an otherwise
 // empty IPv6 address in its own notation.
-func formatAddr(addr netip.Addr) string {
+func formatAddr(addr netip.Addr) string { return string(appendAddr(nil, addr)) }
+
+func appendAddr(b []byte, addr netip.Addr) []byte {
 	if addr.Is6() {
-		b := addr.As16()
-		if [12]byte(b[:12]) == [12]byte{} && (b[12] != 0 || b[13] != 0) {
-			return "::" + netip.AddrFrom4([4]byte(b[12:])).String()
+		a := addr.As16()
+		if [12]byte(a[:12]) == [12]byte{} && (a[12] != 0 || a[13] != 0) {
+			return netip.AddrFrom4([4]byte(a[12:])).AppendTo(append(b, "::"...))
 		}
 	}
-	return addr.String()
+	return addr.AppendTo(b)
 }

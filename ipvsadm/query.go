@@ -66,22 +66,6 @@ func (s *session) listService(c *command) error {
 	return nil
 }
 
-func (s *session) listConns(given set) error {
-	d, err := s.open(Read)
-	if err != nil {
-		return err
-	}
-	p := s.printer(given)
-	p.connsTitle()
-	for c, err := range d.Conns() {
-		if err != nil {
-			return err
-		}
-		p.conn(c)
-	}
-	return nil
-}
-
 // listLocals prints local addresses, with the connections that use them.
 func (s *session) listLocals(c *command) error {
 	t, err := s.table()

@@ -69,7 +69,7 @@ func (v completeVerb) Run(k *kong.Kong) error {
 }
 
 func presentTable() (*lvs.Table, error) {
-	d, err := dataplane.Open(dataplane.DefaultSizes)
+	d, err := dataplane.Open(dataplane.Sizes{})
 	if err != nil {
 		return nil, err
 	}

@@ -5,13 +5,12 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"lvs"
@@ -44,8 +43,9 @@ type connsVerb struct {
 
 // Help is what --help adds.
 func (connsVerb) Help() string {
-	return `Connections and the templates of persistence, sorted by service, then client. The last column is how long an entry
-stays if no packet comes. 'ipvsadm -L -c' prints them as it always did.
+	return `Connections and the templates of persistence, sorted by service, then client; those beyond the first 10,000 follow as they
+are read, so that millions take no memory. The last column is how long an entry stays if no packet comes. 'ipvsadm -L -c' prints
+them as it always did.
 
 Examples:
   director conns
@@ -68,73 +68,149 @@ func (v connsVerb) Run(ctx context.Context) error {
 	})
 }
 
-func (v connsVerb) chooses(c lvs.Conn) bool {
+func (v connsVerb) chooses(c *lvs.Conn) bool {
 	service := lvs.ServiceID{Protocol: c.Protocol, Addr: c.Virtual.Addr(), Port: c.Virtual.Port()}
 	return v.Service.chooses(service) && v.Server.chooses(c.Server.Addr(), c.Server.Port()) &&
 		(!v.Client.IsValid() || v.Client.Contains(c.Client.Addr())) &&
 		(v.State == "" || strings.EqualFold(v.State, c.StateName()))
 }
 
-type connJSON struct {
-	Protocol string  `json:"protocol"`
-	State    string  `json:"state"`
-	Template bool    `json:"template,omitempty"`
-	Client   string  `json:"client"`
-	Virtual  string  `json:"virtual"`
-	Server   string  `json:"server"`
-	Local    string  `json:"local,omitempty"` // what the server sees in the client's place
-	Forward  string  `json:"forward"`
-	Expires  float64 `json:"expires"` // seconds
-}
-
-func jsonOf(c lvs.Conn) connJSON {
-	one := connJSON{
-		Protocol: strings.ToLower(c.Protocol.String()), State: c.StateName(), Template: c.Template, Client: c.Client.String(),
-		Virtual: c.Virtual.String(), Server: c.Server.String(), Forward: strings.ToLower(c.Forward.String()), Expires: c.Expires.Seconds(),
+// appendJSON writes a connection as an object; by hand, because there may be millions.
+func appendJSON(b []byte, c *lvs.Conn) []byte {
+	name := func(key string) {
+		if b[len(b)-1] != '{' {
+			b = append(b, ',')
+		}
+		b = append(append(append(b, '"'), key...), '"', ':')
 	}
+	text := func(key, value string) {
+		name(key)
+		b = append(append(append(b, '"'), value...), '"')
+	}
+	endpoint := func(key string, value netip.AddrPort) {
+		name(key)
+		b = append(value.AppendTo(append(b, '"')), '"')
+	}
+	b = append(b, '{')
+	text("protocol", strings.ToLower(c.Protocol.String()))
+	text("state", c.StateName())
+	if c.Template {
+		name("template")
+		b = append(b, "true"...)
+	}
+	endpoint("client", c.Client)
+	endpoint("virtual", c.Virtual)
+	endpoint("server", c.Server)
 	if c.Local.IsValid() {
-		one.Local = c.Local.String()
+		endpoint("local", c.Local)
 	}
-	return one
+	text("forward", strings.ToLower(c.Forward.String()))
+	name("expires")
+	b = strconv.AppendFloat(b, c.Expires.Seconds(), 'f', -1, 64)
+	return append(b, '}')
 }
 
 func (v connsVerb) stream(out io.Writer, d lvs.Director) error {
-	lines := json.NewEncoder(out)
+	var line []byte
 	for c, err := range d.Conns() {
 		if err != nil {
 			return err
 		}
-		if !v.chooses(c) {
+		if !v.chooses(&c) {
 			continue
 		}
-		if err := lines.Encode(jsonOf(c)); err != nil {
+		line = append(appendJSON(line[:0], &c), '\n')
+		if _, err := out.Write(line); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// sorted is how many connections are sorted before they are printed. What is beyond comes as it is read: a list of millions is made
+// in as little memory as one of a few.
+const sorted = 10_000
+
 func (v connsVerb) table(out io.Writer, d lvs.Director) error {
-	var all []lvs.Conn
+	w := &columns{out: out}
+	w.row("PROTOCOL", "SERVICE", "CLIENT", "SERVER", "FORWARD", "STATE", "EXPIRES")
+	first := make([]lvs.Conn, 0, sorted)
+	printFirst := func() {
+		slices.SortFunc(first, func(a, b lvs.Conn) int {
+			return cmp.Or(a.Virtual.Compare(b.Virtual), cmp.Compare(a.Protocol, b.Protocol), a.Client.Compare(b.Client), a.Server.Compare(b.Server))
+		})
+		for i := range first {
+			w.row(rowOf(&first[i])...)
+		}
+		w.align()
+	}
+	n := 0
 	for c, err := range d.Conns() {
 		if err != nil {
 			return err
 		}
-		if v.chooses(c) {
-			all = append(all, c)
+		if !v.chooses(&c) {
+			continue
+		}
+		if n++; n <= sorted {
+			first = append(first, c)
+			continue
+		}
+		if n == sorted+1 {
+			printFirst()
+		}
+		w.row(rowOf(&c)...)
+	}
+	if n <= sorted {
+		printFirst()
+	}
+	return w.err
+}
+
+func rowOf(c *lvs.Conn) []string {
+	client := c.Client.String()
+	if c.Local.IsValid() {
+		client += " as " + c.Local.String()
+	}
+	return []string{c.Protocol.String(), c.Virtual.String(), client, c.Server.String(), c.Forward.String(), c.StateName(), c.Expires.Round(time.Second).String()}
+}
+
+// columns prints rows below each other. How wide a column is, the rows before align say; then they are printed, and those that
+// follow at once.
+type columns struct {
+	out   io.Writer
+	rows  [][]string
+	width []int // nil before align
+	line  []byte
+	err   error
+}
+
+func (c *columns) row(cells ...string) {
+	if c.width == nil {
+		c.rows = append(c.rows, cells)
+		return
+	}
+	c.line = c.line[:0]
+	for i, cell := range cells {
+		c.line = append(c.line, cell...)
+		for n := len(cell); i < len(cells)-1 && n < c.width[i]+2; n++ {
+			c.line = append(c.line, ' ')
 		}
 	}
-	slices.SortFunc(all, func(a, b lvs.Conn) int {
-		return cmp.Or(a.Virtual.Compare(b.Virtual), cmp.Compare(a.Protocol, b.Protocol), a.Client.Compare(b.Client), a.Server.Compare(b.Server))
-	})
-	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "PROTOCOL\tSERVICE\tCLIENT\tSERVER\tFORWARD\tSTATE\tEXPIRES")
-	for _, c := range all {
-		client := c.Client.String()
-		if c.Local.IsValid() {
-			client += " as " + c.Local.String()
-		}
-		fmt.Fprintf(w, "%v\t%v\t%v\t%v\t%v\t%s\t%v\n", c.Protocol, c.Virtual, client, c.Server, c.Forward, c.StateName(), c.Expires.Round(time.Second))
+	if _, err := c.out.Write(append(c.line, '\n')); c.err == nil {
+		c.err = err
 	}
-	return w.Flush()
+}
+
+func (c *columns) align() {
+	rows := c.rows
+	c.rows, c.width = nil, make([]int, len(rows[0]))
+	for _, cells := range rows {
+		for i, cell := range cells {
+			c.width[i] = max(c.width[i], len(cell))
+		}
+	}
+	for _, cells := range rows {
+		c.row(cells...)
+	}
 }

@@ -72,16 +72,14 @@ func explainJSON(out io.Writer, x *dataplane.Explanation) error {
 	j.SetEscapeHTML(false)
 	all := struct {
 		*dataplane.Explanation
-		Conn     *connJSON `json:"conn,omitempty"`
-		Template *connJSON `json:"template,omitempty"`
-	}{x, nil, nil}
+		Conn     json.RawMessage `json:"conn,omitempty"`
+		Template json.RawMessage `json:"template,omitempty"`
+	}{Explanation: x}
 	if x.Conn != nil {
-		c := jsonOf(*x.Conn)
-		all.Conn = &c
+		all.Conn = appendJSON(nil, x.Conn)
 	}
 	if x.Template != nil {
-		c := jsonOf(*x.Template)
-		all.Template = &c
+		all.Template = appendJSON(nil, x.Template)
 	}
 	return j.Encode(all)
 }

@@ -76,6 +76,7 @@ func commandLine() *kong.Kong {
 		kong.Vars{
 			"local_ports": lvs.DefaultLocalPorts.String(),
 			"conns":       strconv.Itoa(dataplane.DefaultSizes.Conns),
+			"max_conns":   strconv.Itoa(dataplane.MaxConns),
 			"services":    strconv.Itoa(dataplane.DefaultSizes.Services),
 			"servers":     strconv.Itoa(dataplane.DefaultSizes.Servers),
 		})

@@ -158,7 +158,7 @@ func (watchVerb) Run() error {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
 	signal.Reset(syscall.SIGTERM, syscall.SIGINT)
 	file, ready := os.NewFile(3, "rollback"), os.NewFile(4, "ready")
-	d, err := dataplane.Open(dataplane.DefaultSizes)
+	d, err := dataplane.Open(dataplane.Sizes{})
 	if err == nil {
 		err = d.Hold()
 	}
@@ -280,7 +280,7 @@ func (confirmVerb) Run() error {
 
 // openDataplane opens the director of this network namespace, after a rollback that nobody watches over was seen to.
 func openDataplane() (*dataplane.Director, error) {
-	d, err := dataplane.Open(dataplane.DefaultSizes)
+	d, err := dataplane.Open(dataplane.Sizes{})
 	if err != nil {
 		return nil, err
 	}

@@ -63,7 +63,7 @@ func printStatus(out io.Writer, s *dataplane.Status) error {
 		row("connections\t%d of %d\t%d have expired, %d sweeps", s.Conns.Used, s.Conns.Size, s.Expired, s.Sweeps)
 		row("services\t%d of %d\t", s.Services.Used, s.Services.Size)
 		row("servers\t%d of %d\t", s.Servers.Used, s.Servers.Size)
-		row("memory\t%d MiB\t", s.MemoryBytes>>20)
+		row("memory\t%d MiB\t%d MiB of it the connection table", s.MemoryBytes>>20, s.TableBytes>>20)
 		if len(s.Marks) > 0 {
 			row("marks\t%s\t", strings.Join(s.Marks, ", "))
 		}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package dataplane
+
+import (
+	"iter"
+	"net/netip"
+	"sync/atomic"
+	"unsafe"
+)
+
+const (
+	ownLive      = 1
+	kindPlain    = 0
+	kindTemplate = 1
+	kindReturn   = 2
+)
+
+// entries is the connection table as the kernel has it, which packets change while it is read. Whoever goes over it does so here.
+type entries struct {
+	lines []bpfConn
+	links []uint32 // the word beside each line
+}
+
+func (in *instance) entries() (entries, error) {
+	segments, err := mapped[bpfSegment](in, bpfMapConns)
+	if err != nil {
+		return entries{}, err
+	}
+	beside, err := mapped[bpfLinks](in, bpfMapLinks)
+	if err != nil {
+		return entries{}, err
+	}
+	n := len(segments) * segmentLines
+	return entries{unsafe.Slice(&segments[0].Line[0], n), unsafe.Slice(&beside[0].Line[0], n)}, nil
+}
+
+// at copies the entry in a line, and says whether there is one that is not being written just now.
+func (t entries) at(line uint32, into *bpfConn) bool {
+	if int(line) >= len(t.lines) {
+		return false
+	}
+	e := &t.lines[line]
+	own := atomic.LoadUint32(&e.Own)
+	if own&ownLive == 0 {
+		return false
+	}
+	*into = *e
+	return atomic.LoadUint32(&e.Own) == own
+}
+
+// all goes over the live entries, of all kinds, past their time or not. Entries never move, so that one that is there all the while
+// comes exactly once. What is handed out is a copy, until the next one comes.
+func (t entries) all() iter.Seq2[uint32, *bpfConn] {
+	return func(yield func(uint32, *bpfConn) bool) {
+		var e bpfConn
+		for i := range t.lines {
+			if t.at(uint32(i), &e) && !yield(uint32(i), &e) {
+				return
+			}
+		}
+	}
+}
+
+// local is what the server of a FULLNAT connection sees in its client's place; the zero value while it begins or ends.
+func (t entries) local(at uint32) netip.AddrPort {
+	var r bpfConn
+	back := atomic.LoadUint32(&t.links[at])
+	if !t.at(back, &r) || r.Kind != kindReturn || atomic.LoadUint32(&t.links[back]) != at {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(fromAddr(r.Client), fromPort(r.ClientPort))
+}
+
+// live counts the entries.
+func (t entries) live() (n int) {
+	for i := range t.lines {
+		n += int(atomic.LoadUint32(&t.lines[i].Own) & ownLive)
+	}
+	return n
+}
