@@ -168,8 +168,14 @@ func (p packet) transport(network gopacket.NetworkLayer, from, to uint16) gopack
 // icmpError gives the answer to a frame: an ICMP error from the address that it was sent to, quoting up to 512 bytes.
 func icmpError(t testing.TB, frame []byte, kind4 layers.ICMPv4TypeCode, kind6 layers.ICMPv6TypeCode, mtu uint32) []byte {
 	t.Helper()
+	return errorQuoting(t, frame[:headers+min(512, ipLength(frame))], kind4, kind6, mtu)
+}
+
+// errorQuoting gives such an error, which quotes all that there is of the frame.
+func errorQuoting(t testing.TB, frame []byte, kind4 layers.ICMPv4TypeCode, kind6 layers.ICMPv6TypeCode, mtu uint32) []byte {
+	t.Helper()
 	eth := layers.Ethernet{DstMAC: frame[6:12], SrcMAC: frame[:6], EthernetType: layers.EthernetType(binary.BigEndian.Uint16(frame[12:]))}
-	quoted := gopacket.Payload(frame[headers:][:min(512, ipLength(frame))])
+	quoted := gopacket.Payload(frame[headers:])
 	b := gopacket.NewSerializeBuffer()
 	options := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
 	if eth.EthernetType == layers.EthernetTypeIPv4 {

@@ -28,7 +28,7 @@ func addWay(id lvs.ServiceID, server netip.Addr, c lvs.ServerConfig) func(*lvs.T
 }
 
 // once gives a packet with one hop less, as the director sends it on.
-func once(t *testing.T, frame []byte) []byte {
+func once(t testing.TB, frame []byte) []byte {
 	t.Helper()
 	ip := bytes.Clone(frame[14:])
 	if ip[0]>>4 == 6 {

@@ -6,6 +6,7 @@
 #include "icmp.h"
 #include "quote.h"
 #include "rates.h"
+#include "relay.h"
 #include "route.h"
 #include "split.h"
 #include "sweep.h"
@@ -240,6 +241,13 @@ static __always_inline int direct(struct packet *p)
 		return packet_ask(p);
 	case OUTCOME_FORWARD:
 		break;
+	}
+	if (p->kind == PACKET_RELATED && is_relayed(f)) {
+		struct icmp_error e;
+		if (!relay(p, f, d, &e))
+			return packet_pass(p);
+		if (icmp_make(p, f, &e))
+			return drop(p, REASON_MALFORMED);
 	}
 	return forward(p, f, d);
 }

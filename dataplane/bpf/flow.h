@@ -29,7 +29,7 @@ struct flow {
 	__u8 family;
 	__u8 event; /* what it means to its connection, by the protocol's rules */
 	__u8 ttl;
-	__u16 network; /* offset of the IP header */
+	__u16 network; /* offset of the IP header; of an ICMP error about a tunnel, of the one inside that it quotes (relay.h) */
 	__u16 transport; /* offset of the TCP or UDP header */
 	__u16 quoted; /* of an ICMP error: offset of the IP header that it quotes, whose transport header transport is; else 0 */
 	__u32 length; /* IP bytes */
@@ -52,8 +52,8 @@ enum { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16 };
 /* How far headers may reach: Ethernet, an IPv6 header with a chain of extensions, TCP's fixed part. */
 enum { HEADERS = 192, HEADERS_MASK = 255, IPV6_EXTENSIONS = 6, HEADERS_USUAL = 14 + 40 + 20 };
 
-/* What is read of an ICMP error: its head, the longest IP header or that of an IPv6 fragment, TCP's fixed part. */
-enum { RELATED = 8 + 60 + 20 };
+/* What is read of an ICMP error: its head, the headers of a tunnel of ours, the longest IP header, TCP's fixed part. */
+enum { RELATED = 8 + 40 + 12 + 60 + 20 };
 
 #define V4_MAPPED(addr) (0xffff0000ULL | (__u64)(addr) << 32)
 
@@ -63,3 +63,23 @@ struct ipv6_fragment {
 	__u16 offset; /* in bytes; the last bit says that more follow */
 	__u32 id;
 };
+
+/* What tunnels have behind the outer IP header. */
+struct gre_head {
+	__u16 flags;
+	__u16 protocol;
+};
+
+/* With the flag for it. */
+struct gre_checksum {
+	__u16 check, spare;
+};
+
+struct gue_head {
+	__u16 src_port, dst_port, length, check; /* UDP */
+	__u8 control, protocol; /* GUE version 0 without options */
+	__u16 flags;
+};
+
+/* Source ports of GUE begin here. */
+enum { GUE_PORTS = 0xc000 };

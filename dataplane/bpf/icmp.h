@@ -58,7 +58,7 @@ static __always_inline int icmp_quote_sum(struct packet *p, struct flow *f, __u6
 	*sum = fold((__u32)bpf_csum_diff(NULL, 0, (__be32 *)q->bytes, end, 0));
 
 	__u32 field = at + (f->protocol == IPPROTO_TCP ? 16 : 6);
-	if (field > QUOTE - 2 || f->protocol == IPPROTO_SCTP || f->follows)
+	if (field > QUOTE - 2 || f->protocol == IPPROTO_SCTP || f->follows || f->quoted)
 		return 0;
 	__u64 pseudo = (__u64)bpf_htons(f->protocol) + bpf_htons((__u16)(f->length - at));
 	pseudo += (f->src[1] >> 32) + (f->dst[1] >> 32);
@@ -121,17 +121,31 @@ static __always_inline __u16 icmp_write6(struct packet *p, struct flow *f, const
 	return sizeof(*ip) + length;
 }
 
-/* Turns the packet into an ICMP error to its sender, from the address that it was sent to. tc only. */
+/* Makes an ICMP error out of the packet that the flow is of: to its sender, from the address that it was sent to. What is in
+ * front of it goes: the error about a tunnel that it was in (relay.h). MAC addresses are the caller's to write. tc only. */
+static __always_inline int icmp_make(struct packet *p, struct flow *f, const struct icmp_error *e)
+{
+	__u32 quoted = f->length < QUOTE ? f->length : QUOTE, sum = 0, front = f->network - sizeof(struct ethhdr);
+	bool v4 = f->family == FAMILY_IPV4;
+	int room = (v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)) + sizeof(struct icmp_head);
+	__u64 family = v4 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV6;
+
+	if (packet_is_gso(p) || icmp_quote_sum(p, f, quoted, &sum) ||
+	    bpf_skb_change_tail(SKB(p), f->network + quoted, 0) || packet_grow(p, room, front ? family : 0) ||
+	    (front && packet_grow(p, -front, 0)))
+		return -1;
+	struct ethhdr *eth = p->data;
+	if ((void *)(eth + 1) > p->end)
+		return -1;
+	eth->h_proto = v4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
+	return v4 ? !icmp_write4(p, f, e, quoted, sum) : !icmp_write6(p, f, e, quoted, sum);
+}
+
+/* Turns the packet into an ICMP error, and sends it back. */
 static __always_inline int icmp_answer(struct packet *p, struct flow *f, const struct icmp_error *e)
 {
-	__u32 quoted = f->length < QUOTE ? f->length : QUOTE, sum = 0;
-	int room = f->family == FAMILY_IPV4 ? sizeof(struct iphdr) + sizeof(struct icmp_head) :
-					      sizeof(struct ipv6hdr) + sizeof(struct icmp_head);
-
-	if (packet_is_gso(p) || icmp_quote_sum(p, f, quoted, &sum) || packet_grow(p, room, 0) ||
-	    bpf_skb_change_tail(SKB(p), sizeof(struct ethhdr) + room + quoted, 0))
+	if (icmp_make(p, f, e))
 		return TC_ACT_SHOT;
-	packet_reload(p);
 	struct ethhdr *eth = p->data;
 	if ((void *)(eth + 1) > p->end)
 		return TC_ACT_SHOT;
@@ -139,7 +153,5 @@ static __always_inline int icmp_answer(struct packet *p, struct flow *f, const s
 	__builtin_memcpy(mac, eth->h_source, ETH_ALEN);
 	__builtin_memcpy(eth->h_source, eth->h_dest, ETH_ALEN);
 	__builtin_memcpy(eth->h_dest, mac, ETH_ALEN);
-	if (f->family == FAMILY_IPV4 ? !icmp_write4(p, f, e, quoted, sum) : !icmp_write6(p, f, e, quoted, sum))
-		return TC_ACT_SHOT;
 	return bpf_redirect(SKB(p)->ifindex, p->egress ? BPF_F_INGRESS : 0);
 }

@@ -22,42 +22,117 @@ static __always_inline bool is_error(__u8 type, bool ipv6)
 	return type == ICMP_UNREACHABLE || type == ICMP_SOURCE_QUENCH || type == ICMP_TIME_EXCEEDED;
 }
 
-/* The quoted IP headers. Their lengths are those of a packet of which only the beginning is here. */
-static __always_inline enum parsed parse_quoted_ipv4(struct packet *p, struct flow *f, __u64 at, __u32 end)
+/* An IP header that is quoted. Its lengths are those of a packet of which only the beginning is here. */
+struct quoted {
+	__u64 src[2], dst[2];
+	__u32 transport; /* offset of what follows */
+	__u8 protocol;
+	bool first; /* has the beginning of what follows: is no later fragment */
+};
+
+static __always_inline enum parsed parse_quoted_ipv4(struct packet *p, struct quoted *q, __u64 at, __u32 end)
 {
 	struct iphdr *ip = p->data + at;
 
 	if ((void *)(ip + 1) > p->end || at + sizeof(*ip) > end || ip->version != 4 || ip->ihl < 5)
 		return PARSED_MALFORMED;
-	if (V4_MAPPED(ip->saddr) != f->dst[1] || ip->frag_off & bpf_htons(0x1fff))
-		return PARSED_OTHER;
-	f->src[1] = V4_MAPPED(ip->daddr);
-	f->protocol = ip->protocol;
-	f->transport = at + ip->ihl * 4;
+	q->src[0] = q->dst[0] = 0;
+	q->src[1] = V4_MAPPED(ip->saddr);
+	q->dst[1] = V4_MAPPED(ip->daddr);
+	q->protocol = ip->protocol;
+	q->transport = at + ip->ihl * 4;
+	q->first = !(ip->frag_off & bpf_htons(0x1fff));
 	return PARSED_FLOW;
 }
 
-static __always_inline enum parsed parse_quoted_ipv6(struct packet *p, struct flow *f, __u64 at, __u32 end)
+static __always_inline enum parsed parse_quoted_ipv6(struct packet *p, struct quoted *q, __u64 at, __u32 end)
 {
 	struct ipv6hdr *ip = p->data + at;
 	struct ipv6_fragment *x = (void *)(ip + 1);
 
 	if ((void *)(ip + 1) > p->end || at + sizeof(*ip) > end || ip->version != 6)
 		return PARSED_MALFORMED;
-	__u64 from[2];
-	__builtin_memcpy(from, &ip->saddr, 16);
-	if (from[0] != f->dst[0] || from[1] != f->dst[1])
-		return PARSED_OTHER;
-	__builtin_memcpy(f->src, &ip->daddr, 16);
-	f->protocol = ip->nexthdr;
-	f->transport = at + sizeof(*ip);
-	if (f->protocol != IPPROTO_FRAGMENT)
+	__builtin_memcpy(q->src, &ip->saddr, 16);
+	__builtin_memcpy(q->dst, &ip->daddr, 16);
+	q->protocol = ip->nexthdr;
+	q->transport = at + sizeof(*ip);
+	q->first = true;
+	if (q->protocol != IPPROTO_FRAGMENT)
 		return PARSED_FLOW;
 	if ((void *)(x + 1) > p->end || at + sizeof(*ip) + sizeof(*x) > end)
 		return PARSED_MALFORMED;
-	f->protocol = x->next;
-	f->transport = at + sizeof(*ip) + sizeof(*x);
-	return x->offset & bpf_htons(0xfff8) ? PARSED_OTHER : PARSED_FLOW;
+	q->protocol = x->next;
+	q->transport = at + sizeof(*ip) + sizeof(*x);
+	q->first = !(x->offset & bpf_htons(0xfff8));
+	return PARSED_FLOW;
+}
+
+/* The ports that are quoted behind an IP header. */
+static __always_inline enum parsed parse_quoted_ports(struct packet *p, struct quoted *q, __u16 ports[2], __u32 end)
+{
+	__u64 at = q->transport;
+
+	if (!q->first || (q->protocol != IPPROTO_TCP && q->protocol != IPPROTO_UDP) || at > HEADERS)
+		return PARSED_OTHER;
+	BOUND(at, HEADERS_MASK);
+	__u16 *there = p->data + at;
+	if ((void *)(there + 2) > p->end || at + 4 > end)
+		return PARSED_MALFORMED;
+	ports[0] = there[0];
+	ports[1] = there[1];
+	return PARSED_FLOW;
+}
+
+/* Where the packet inside lies, if a packet has the headers of a tunnel of ours; or 0. */
+static __always_inline __u64 tunnelled(struct packet *p, struct quoted *q, bool *ipv6)
+{
+	struct gre_head gre;
+	struct gue_head gue;
+
+	*ipv6 = q->protocol == IPPROTO_IPV6;
+	if (q->protocol == IPPROTO_IPIP || *ipv6)
+		return q->transport;
+	if (q->protocol == IPPROTO_GRE && !packet_read(p, q->transport, &gre, sizeof(gre))) {
+		*ipv6 = gre.protocol == bpf_htons(ETH_P_IPV6);
+		if (gre.flags & bpf_htons(0x7fff) || (!*ipv6 && gre.protocol != bpf_htons(ETH_P_IP)))
+			return 0;
+		return q->transport + sizeof(gre) + (gre.flags ? sizeof(struct gre_checksum) : 0);
+	}
+	if (q->protocol == IPPROTO_UDP && !packet_read(p, q->transport, &gue, sizeof(gue))) {
+		*ipv6 = gue.protocol == IPPROTO_IPV6;
+		if (bpf_ntohs(gue.src_port) < GUE_PORTS || gue.control || gue.flags ||
+		    (!*ipv6 && gue.protocol != IPPROTO_IPIP))
+			return 0;
+		return q->transport + sizeof(gue);
+	}
+	return 0;
+}
+
+/* An error about a packet of a tunnel of ours is one about the packet inside. Its flow is that one's, which is not turned round: it
+ * tells its server apart. */
+static __always_inline bool parse_inside(struct packet *p, struct flow *f, struct quoted *q, __u32 end)
+{
+	bool ipv6;
+	__u64 at = p->egress || !q->first ? 0 : tunnelled(p, q, &ipv6);
+	__u16 ports[2];
+
+	if (!at || at > HEADERS)
+		return false;
+	BOUND(at, HEADERS_MASK);
+	if (ipv6 ? parse_quoted_ipv6(p, q, at, end) : parse_quoted_ipv4(p, q, at, end))
+		return false;
+	if (parse_quoted_ports(p, q, ports, end))
+		return false;
+	__builtin_memcpy(f->src, q->src, 16);
+	__builtin_memcpy(f->dst, q->dst, 16);
+	f->src_port = ports[0];
+	f->dst_port = ports[1];
+	f->protocol = q->protocol;
+	f->family = ipv6 ? FAMILY_IPV6 : FAMILY_IPV4;
+	f->network = at;
+	f->transport = q->transport;
+	f->length = end - at;
+	return true;
 }
 
 /* An ICMP packet, in whose flow transport is where its head lies: the flow of what it quotes. It goes to who sent that, or
@@ -67,6 +142,8 @@ static __always_inline enum parsed parse_related(struct packet *p, struct flow *
 	__u32 end = f->network + f->length;
 	__u64 at = f->transport;
 	bool ipv6 = f->family == FAMILY_IPV6;
+	struct quoted q;
+	__u16 ports[2];
 
 	if (at > HEADERS - sizeof(struct icmp_head))
 		return PARSED_OTHER;
@@ -79,16 +156,21 @@ static __always_inline enum parsed parse_related(struct packet *p, struct flow *
 		return PARSED_OTHER;
 	at += sizeof(*icmp);
 	f->quoted = at;
-	enum parsed quoted = ipv6 ? parse_quoted_ipv6(p, f, at, end) : parse_quoted_ipv4(p, f, at, end);
-	if (quoted != PARSED_FLOW)
-		return quoted;
-	at = f->transport;
-	if ((f->protocol != IPPROTO_TCP && f->protocol != IPPROTO_UDP) || at > HEADERS)
+	enum parsed parsed = ipv6 ? parse_quoted_ipv6(p, &q, at, end) : parse_quoted_ipv4(p, &q, at, end);
+	if (parsed != PARSED_FLOW)
+		return parsed;
+	if (q.src[0] != f->dst[0] || q.src[1] != f->dst[1])
 		return PARSED_OTHER;
-	BOUND(at, HEADERS_MASK);
-	__u16 *ports = p->data + at;
-	if ((void *)(ports + 2) > p->end || at + 4 > end)
-		return PARSED_MALFORMED;
+	struct quoted inside = q;
+	if (parse_inside(p, f, &inside, end))
+		return PARSED_FLOW;
+	parsed = parse_quoted_ports(p, &q, ports, end);
+	if (parsed != PARSED_FLOW)
+		return parsed;
+	f->src[0] = q.dst[0];
+	f->src[1] = q.dst[1];
+	f->protocol = q.protocol;
+	f->transport = q.transport;
 	f->src_port = ports[1];
 	f->dst_port = ports[0];
 	return PARSED_FLOW;

@@ -16,22 +16,6 @@
 enum tunnel_type { TUNNEL_IPIP, TUNNEL_GUE, TUNNEL_GRE };
 enum tunnel_checksum { TUNNEL_NO_CHECKSUM, TUNNEL_FULL_CHECKSUM, TUNNEL_REMOTE_CHECKSUM };
 
-struct gre_head {
-	__u16 flags;
-	__u16 protocol;
-};
-
-/* With the flag for it. */
-struct gre_checksum {
-	__u16 check, spare;
-};
-
-struct gue_head {
-	__u16 src_port, dst_port, length, check; /* UDP */
-	__u8 control, protocol; /* GUE version 0 without options */
-	__u16 flags;
-};
-
 /* The bytes between the Ethernet header and the packet. */
 static __always_inline __u32 tunnel_overhead(const struct server *s, bool v4)
 {
@@ -186,7 +170,7 @@ static __always_inline int tunnel_gue(struct packet *p, struct flow *f, const st
 
 	if ((void *)(gue + 1) > p->end)
 		return -1;
-	gue->src_port = bpf_htons(0xc000 | (__u16)(tunnel_hash(f) >> 50));
+	gue->src_port = bpf_htons(GUE_PORTS | (__u16)(tunnel_hash(f) >> 50));
 	gue->dst_port = s->tunnel_port;
 	gue->length = bpf_htons(length);
 	gue->check = 0;
