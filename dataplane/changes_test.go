@@ -32,7 +32,7 @@ var (
 	states = []state{
 		{900, []stateService{{serviceA, "rr", "abc"}, {serviceB, "wlc", "d"}}},
 		{901, []stateService{{serviceA, "lc", "aeB"}, {serviceC, "wrr", "fG"}}},
-		{902, []stateService{{serviceA, "lc", "eabc"}, {serviceB, "wlc", "dh"}, {serviceC, "wrr", "g"}}},
+		{902, []stateService{{serviceA, "lc", "eabcdfghijk"}, {serviceB, "wlc", "dh"}, {serviceC, "wrr", "g"}}},
 		{903, []stateService{{serviceB, "rr", ""}, {serviceC, "wrr", "Gabcdefhijk"}}},
 		{904, nil},
 	}

@@ -156,8 +156,18 @@ func (c *consistency) list(slot uint32) ([]bpfSeat, error) {
 		}
 	}
 	last := int(seats[0].Server)
-	if last+(int(seats[0].Table)+tableRow-1)/tableRow != len(seats)-1 {
+	rows := (int(seats[0].Table) + tableRow - 1) / tableRow
+	if groups := int(seats[0].Groups); groups > 0 {
+		rows += 2*groups - 1
+	}
+	if last+rows != len(seats)-1 {
 		return nil, errSeats
+	}
+	if err := groups(seats); err != nil {
+		return nil, err
+	}
+	for i := range seats {
+		seats[i].Next = 0
 	}
 	return seats[1 : last+1], nil
 }

@@ -169,13 +169,13 @@ func opening(frame []byte) []byte {
 // The clock stands still but when the table is made empty again, outside of what is measured.
 func BenchmarkNewConnection(b *testing.B) {
 	const clients = 1 << 19
-	w := mustWorld(b, Sizes{Conns: 1 << 20, Services: 64, Servers: 1 << 14})
+	w := mustWorld(b, Sizes{Conns: 1 << 20, Services: 64, Servers: 1 << 16})
 	w.settings.DropEntry = 0 // as above
 	enter := mustStay(b)
 	port := uint16(1000)
 	for _, method := range []lvs.Forward{lvs.Route, lvs.Masq} {
 		for _, scheduler := range []string{"rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "mh"} {
-			for _, servers := range []int{3, 64, 1000} {
+			for _, servers := range []int{3, 64, 1000, 4096} {
 				if method == lvs.Masq && scheduler != "wlc" {
 					continue
 				}

@@ -187,6 +187,15 @@ type bpfMac struct {
 	Spare uint16
 }
 
+type bpfMatch struct {
+	_      structs.HostLayout
+	Load   uint64
+	Weight int32
+	Server uint32
+	Seat   uint32
+	First  uint32
+}
+
 type bpfMessage struct {
 	_    structs.HostLayout
 	Call bpfCall
@@ -390,8 +399,9 @@ type bpfSeat struct {
 	_         structs.HostLayout
 	Server    uint32
 	Weight    int32
-	Step      int32
-	Scheduler uint16
+	Next      uint32
+	Scheduler uint8
+	Groups    uint8
 	Table     uint16
 	Cursor    uint64
 }

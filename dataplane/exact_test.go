@@ -69,7 +69,7 @@ func (w *world) mustTool(name string) *ebpf.Program {
 	must(w.t, err)
 	in := w.mustLook()
 	replaced := map[string]*ebpf.Map{}
-	for _, name := range []string{bpfMapConns, bpfMapGuards, bpfMapLinks, bpfMapServers, bpfMapLoads, bpfMapCounters, bpfMapCalls, bpfMapSweepers,
+	for _, name := range []string{bpfMapConns, bpfMapGuards, bpfMapLinks, bpfMapServers, bpfMapLoads, bpfMapCounters, bpfMapCalls, bpfMapSweepers, bpfMapLists,
 		bpfMapServices, bpfMapServerEstimates, bpfMapServiceEstimates, bpfMapEstimators} {
 		replaced[name], err = in.m(name)
 		must(w.t, err)

@@ -18,6 +18,7 @@ import (
 type judged struct {
 	replay
 	scheduler string
+	many      int // servers that may come and go; 0 is a dozen
 	in        *instance
 	slot      uint32
 	judge     sched.Scheduler
@@ -195,7 +196,11 @@ func TestPicks(t *testing.T) {
 
 func (j *judged) step(r *rand.Rand) {
 	j.t.Helper()
-	id := serverOf(lvs.IPv4, 1+r.IntN(12))
+	many := j.many
+	if many == 0 {
+		many = 12
+	}
+	id := serverOf(lvs.IPv4, 1+r.IntN(many))
 	c := lvs.ServerConfig{Forward: lvs.Masq, Weight: r.Int32N(5)}
 	if r.IntN(3) == 0 {
 		c.Weight = r.Int32N(50)

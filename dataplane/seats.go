@@ -4,6 +4,7 @@ package dataplane
 
 import (
 	"fmt"
+	"math/bits"
 	"slices"
 	"sync/atomic"
 	"unsafe"
@@ -39,14 +40,14 @@ func (a *applying) seat(slot uint32, before []sched.Server, order []uint32, want
 	if !fresh && !newScheduler && !edited && !a.again {
 		return nil
 	}
-	head := bpfSeat{Server: uint32(len(order)), Scheduler: uint16(a.services[slot].Scheduler)}
+	head := bpfSeat{Server: uint32(len(order)), Scheduler: uint8(a.services[slot].Scheduler)}
 	if !fresh && !newScheduler {
 		old, err := a.head(slot)
 		if err != nil {
 			return err
 		}
 		head.Cursor = old.Cursor
-		head.Weight, head.Step = old.Weight, old.Step
+		head.Weight, head.Next = old.Weight, old.Next
 	}
 	a.moveCursor(slot, &head, before, after, fresh, newScheduler)
 	return a.swap(slot, head, order, tableOf(schedulers[a.services[slot].Scheduler], after))
@@ -65,7 +66,7 @@ func tableOf(scheduler string, servers []sched.Server) []uint16 {
 	return nil
 }
 
-// moveCursor moves the state of rr and wrr from one list to the next.
+// moveCursor moves the state of rr and wrr from one list to the next; others begin anew.
 func (a *applying) moveCursor(slot uint32, head *bpfSeat, before, after []sched.Server, fresh, newScheduler bool) {
 	if fresh {
 		before = nil
@@ -79,7 +80,7 @@ func (a *applying) moveCursor(slot uint32, head *bpfSeat, before, after []sched.
 		rr.Changed(before, after)
 		head.Cursor = uint64(rr.Next)
 	case "wrr":
-		wrr := &sched.WRR{Next: int(uint32(head.Cursor)), Current: int32(head.Cursor >> 32), Step: head.Step, Top: head.Weight}
+		wrr := &sched.WRR{Next: int(uint32(head.Cursor)), Current: int32(head.Cursor >> 32), Step: int32(head.Next), Top: head.Weight}
 		switch {
 		case fresh:
 			wrr = sched.NewWRR(nil)
@@ -91,7 +92,9 @@ func (a *applying) moveCursor(slot uint32, head *bpfSeat, before, after []sched.
 			wrr.Changed(before, after)
 		}
 		head.Cursor = uint64(uint32(wrr.Next)) | uint64(uint32(wrr.Current))<<32
-		head.Step, head.Weight = wrr.Step, wrr.Top
+		head.Next, head.Weight = uint32(wrr.Step), wrr.Top
+	default: // matches that are yet to be played
+		head.Cursor, head.Next, head.Weight = 0, 0, 0
 	}
 }
 
@@ -115,6 +118,9 @@ func (a *applying) swap(slot uint32, head bpfSeat, order []uint32, table []uint1
 	for _, i := range order {
 		seats = append(seats, bpfSeat{Server: i, Weight: a.servers[i].Weight})
 	}
+	if byLoad(a.services[slot].Scheduler) && len(order) > fewServers {
+		seats = inGroups(seats)
+	}
 	for row := range slices.Chunk(table, tableRow) {
 		var entries struct {
 			seat [tableRow]uint16
@@ -132,6 +138,36 @@ func (a *applying) swap(slot uint32, head bpfSeat, order []uint32, table []uint1
 	defer list.Close()
 	return a.lists.Put(slot, list)
 }
+
+// byLoad says whether a scheduler asks for the least loaded server.
+func byLoad(s bpfScheduler) bool {
+	switch schedulers[s] {
+	case "lc", "wlc", "sed", "nq", "fo", "ovf", "lblc", "lblcr":
+		return true
+	}
+	return false
+}
+
+// inGroups puts the servers of a list in groups, and adds the matches between these.
+func inGroups(seats []bpfSeat) []bpfSeat {
+	count := groupsOf(len(seats) - 1)
+	matches := make([]bpfMatch, 2*count-1) // from match 1 on
+	for i := len(seats) - 1; i > 0; i-- {
+		group := &matches[count+groupOf(seats[i].Server)%count-1]
+		seats[i].Next, group.First = group.First, uint32(i)
+	}
+	seats[0].Groups = uint8(count)
+	for i := range matches {
+		seats = append(seats, *(*bpfSeat)(unsafe.Pointer(&matches[i])))
+	}
+	return seats
+}
+
+// groupsOf is how many groups so many servers are put in.
+func groupsOf(servers int) int { return min(1<<bits.Len(uint(servers-1)), mostGroups) }
+
+// groupOf is C's group_of.
+func groupOf(slot uint32) int { return int(slot * 2654435769 >> 26) }
 
 // aside makes a map of entries that is to go into a map of maps.
 func aside[T any](name string, entries []T) (*ebpf.Map, error) {
@@ -153,9 +189,11 @@ func aside[T any](name string, entries []T) (*ebpf.Map, error) {
 }
 
 const (
-	tableRow  = 8            // C's TABLE_ROW
-	oursWords = 1 << 15 / 64 // C's OURS_WORDS
-	innerMap  = 1 << 12      // BPF_F_INNER_MAP: lists of any length fit into the map of lists
+	fewServers = 8            // a list of no more is not put in groups: to look at all of them costs no more than the matches
+	mostGroups = 64           // C's GROUPS
+	tableRow   = 8            // C's TABLE_ROW
+	oursWords  = 1 << 15 / 64 // C's OURS_WORDS
+	innerMap   = 1 << 12      // BPF_F_INNER_MAP: lists of any length fit into the map of lists
 )
 
 // The bits of addresses that may be ours (C's struct address_bits).

@@ -151,32 +151,39 @@ static __always_inline void place_shrink(struct near *m, struct place *p)
 	p->modified = now64();
 }
 
+/* The server that a destination stays with, or 0 if the least loaded one is to take it. */
 static __noinline __u32 pick_near(struct walk *w, struct flow *f, __u32 service)
 {
 	struct near m = { .key = { { f->dst[0], f->dst[1] }, service, 0 } };
 	bool set = w->scheduler == SCHEDULER_LBLCR;
 	struct place *p = bpf_map_lookup_elem(&places, &m.key);
 
-	if (p && place_over(p, service))
-		p = NULL;
-	if (p) {
-		if (!dry)
-			p->used = now64();
-		m.length = set ? p->length : 1;
-		__u32 known = pick_member(&m, set ? NEAR_LEAST_OPEN : NEAR_LEAST);
-		if (!dry)
-			place_shrink(&m, p);
-		if (known && !crowded(w, known))
-			return known;
-	}
-	__u32 server = pick_least(w);
+	if (!p || place_over(p, service))
+		return 0;
+	if (!dry)
+		p->used = now64();
+	m.length = set ? p->length : 1;
+	__u32 known = pick_member(&m, set ? NEAR_LEAST_OPEN : NEAR_LEAST);
+	if (!dry)
+		place_shrink(&m, p);
+	return known && !crowded(w, known) ? known : 0;
+}
+
+/* A destination is served by a server from now on, be it beside others. */
+static __noinline __u32 place_keep(struct walk *w, struct flow *f, __u32 service, __u32 server)
+{
+	struct near m = { .key = { { f->dst[0], f->dst[1] }, service, 0 } };
+	struct place *p = bpf_map_lookup_elem(&places, &m.key);
+
 	if (!server || dry)
 		return server;
-	if (!p)
+	if (!p || place_over(p, service)) {
 		place_begin(&m, server);
-	else if (set)
+	} else if (w->scheduler == SCHEDULER_LBLCR) {
+		m.length = p->length;
 		place_join(&m, p, server);
-	else
+	} else {
 		WRITE_ONCE(p->server[0], server);
+	}
 	return server;
 }

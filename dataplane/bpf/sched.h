@@ -71,7 +71,7 @@ static long turn_once(__u32 n, struct walk *w)
 	w->position = (__u32)cursor <= w->seats ? (__u32)cursor : 0;
 	w->current = cursor >> 32;
 	if (w->scheduler == SCHEDULER_WRR)
-		wrr_walk(w, head->weight, head->step);
+		wrr_walk(w, head->weight, head->next);
 	else
 		bpf_loop(w->seats, rr_step, w, 0);
 	if (w->scheduler == SCHEDULER_RR && !w->chosen)
@@ -91,6 +91,7 @@ __noinline __u32 pick_server(struct flow *f, __u32 service)
 {
 	struct walk w = {};
 	struct service *v = bpf_map_lookup_elem(&services, &service);
+	__u32 server;
 
 	w.list = bpf_map_lookup_elem(&lists, &service);
 	if (!f || !v || !w.list)
@@ -112,7 +113,8 @@ __noinline __u32 pick_server(struct flow *f, __u32 service)
 		return pick_by_hash(&w, f, v->scheduler_flags);
 	case SCHEDULER_LBLC:
 	case SCHEDULER_LBLCR:
-		return pick_near(&w, f, service);
+		server = pick_near(&w, f, service);
+		return server ? server : place_keep(&w, f, service, pick_least(&w));
 	case SCHEDULER_TWOS:
 		return pick_of_two(&w);
 	case SCHEDULER_NONE:

@@ -23,9 +23,13 @@ struct walk {
 			__u32 key; /* sh, dh, mh: what is hashed */
 			__u32 table; /* entries */
 		};
+		struct { /* by load */
+			__u32 match; /* which is played next */
+			__u32 groups;
+			__u64 marks; /* of groups that are to be looked at */
+		};
 	};
-	__u64 load; /* of the chosen one, with its weight */
-	__s64 weight;
+	struct match least; /* of the servers looked at; the next one is the first */
 };
 
 static __always_inline struct seat *seat_at(void *list, __u32 i)

@@ -47,6 +47,26 @@ static __always_inline void load_judge(struct load *l, struct server *d)
 		WRITE_ONCE(l->overloaded, over);
 }
 
+/* The group of a server, if there are as many as there can be: marks are of these. */
+static __always_inline __u32 group_of(__u32 server)
+{
+	return server * 2654435769U >> 26;
+}
+
+/* A server's load is another one: its group is marked, for whoever chooses next to look at. Only lists in groups want to know. The
+ * load has changed before (by an instruction with a lock, as the marks), so who takes a mark away sees it. */
+__noinline int load_changed(__u32 server, __u32 service)
+{
+	__u32 zero = 0;
+	void *list = bpf_map_lookup_elem(&lists, &service);
+	struct seat *head = list ? bpf_map_lookup_elem(list, &zero) : NULL;
+	__u64 mark = 1ULL << group_of(server);
+
+	if (!dry && head && head->groups && !(READ_ONCE(head->cursor) & mark))
+		__sync_fetch_and_or(&head->cursor, mark);
+	return 0;
+}
+
 enum load_kind { LOAD_INACTIVE, LOAD_ACTIVE, LOAD_PERSISTENT };
 
 static __always_inline void load_add(struct load *l, enum load_kind kind, __s32 n)
@@ -70,16 +90,19 @@ static __always_inline void load_begin(__u32 server, enum load_kind kind)
 	if (c && kind != LOAD_PERSISTENT)
 		c->conns++;
 	load_judge(l, d);
+	load_changed(server, d->service);
 }
 
 static __always_inline void load_move(__u32 server, bool active)
 {
 	struct load *l = bpf_map_lookup_elem(&loads, &server);
+	struct server *d = bpf_map_lookup_elem(&servers, &server);
 
-	if (!l)
+	if (!l || !d)
 		return;
 	__sync_fetch_and_add(&l->active, active ? 1 : -1);
 	__sync_fetch_and_add(&l->inactive, active ? -1 : 1);
+	load_changed(server, d->service);
 }
 
 static __always_inline void load_end(__u32 server, enum load_kind kind)
@@ -91,4 +114,5 @@ static __always_inline void load_end(__u32 server, enum load_kind kind)
 		return;
 	load_add(l, kind, -1);
 	load_judge(l, d);
+	load_changed(server, d->service);
 }

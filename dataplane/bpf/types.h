@@ -123,11 +123,27 @@ struct load {
 struct seat {
 	__u32 server; /* head: how many seats follow */
 	__s32 weight; /* head: the highest current weight of wrr */
-	__s32 step; /* head: the step of wrr's current weight */
-	__u16 scheduler; /* head: enum scheduler, for it changes with what the head keeps for it */
+	__u32 next; /* the next seat of the same group, 0 is none; head: the step of wrr's current weight, or enum contest */
+	__u8 scheduler; /* head: enum scheduler, for it changes with what the head keeps for it */
+	__u8 groups; /* head: how many groups there are, a power of two; 0: the list is none in groups */
 	__u16 table; /* head: how many entries the table has */
-	__u64 cursor; /* head: last seat taken, and above it 32 bits of wrr's current weight */
+	__u64 cursor; /* head: last seat taken, and above it 32 bits of wrr's current weight; or marks of groups */
 };
+
+/* Of a long list whose scheduler goes by loads, the servers are in groups, by a hash of their slots, and the least loaded ones of two
+ * groups each meet, as in a contest: match 1 is the last one, the winners of 2n and 2n + 1 meet in match n, and the last ones are the
+ * groups themselves. Matches follow the seats, in rows of the same size, from 1 as the seats. */
+enum { GROUPS = 64 };
+struct match {
+	__u64 load; /* of the winner, with its weight */
+	__s32 weight;
+	__u32 server; /* 0: there is none that takes connections */
+	__u32 seat;
+	__u32 first; /* seat of a group; 0 is none */
+};
+
+/* Bits: the matches say something; a CPU is at them. */
+enum contest { CONTEST_HELD = 1, CONTEST_BUSY = 2 };
 
 /* The table of sh, dh or mh follows the seats, in rows of the same size: each entry is a seat. */
 enum { TABLE_ROW = 8 };
