@@ -173,7 +173,9 @@ static __always_inline enum parsed parse_ipv6_fragment(struct packet *p, struct 
 	/* the only fragment of its packet is none */
 	if ((from || more) && parse_fragment(f, f->transport, from, more, x->id))
 		return PARSED_MALFORMED;
-	return parse_transport(p, f);
+	enum parsed parsed = parse_transport(p, f);
+	f->summed = false; /* nothing covers the header */
+	return parsed;
 }
 
 static __always_inline enum parsed parse_ipv6(struct packet *p, struct flow *f)
