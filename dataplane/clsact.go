@@ -37,14 +37,26 @@ func hasClsact(l netlink.Link) (bool, error) {
 	return slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool { return q.Type() == "clsact" }), err
 }
 
+// hasFilter says whether our filter is at the ingress or the egress of an interface.
+func hasFilter(l netlink.Link, parent uint32) (bool, error) {
+	filters, err := netlink.FilterList(l, parent)
+	return slices.ContainsFunc(filters, func(f netlink.Filter) bool {
+		b, ok := f.(*netlink.BpfFilter)
+		return ok && b.Name == filterName && b.Priority == filterPriority && b.Handle == filterHandle
+	}), err
+}
+
+// What our filters are known by.
+const filterName, filterPriority, filterHandle = "director", 1, 1
+
 var clsactParents = []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS}
 
 func clsactFilter(ifindex, fd int, parent uint32) *netlink.BpfFilter {
 	return &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: ifindex, Parent: parent, Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL,
+			LinkIndex: ifindex, Parent: parent, Handle: filterHandle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
 		},
-		Fd: fd, Name: "director", DirectAction: true,
+		Fd: fd, Name: filterName, DirectAction: true,
 	}
 }
 

@@ -210,19 +210,53 @@ type instance struct {
 }
 
 func (d *Director) open(how int) (*instance, error) {
-	l, err := place.LockDir(d.place.Path, how)
+	l, err := d.lock(how)
 	if err != nil {
 		return nil, err
 	}
 	in := &instance{dir: d.place.Path, lock: l, pinned: map[string]*ebpf.Map{}}
 	if err := in.open(); err != nil {
 		in.close()
-		return nil, fmt.Errorf("%s: %w (`director unload` removes a broken instance, with its connections)", in.dir, err)
+		if errors.Is(err, ErrDamaged) {
+			err = fmt.Errorf("%w (`director upgrade` mends it out of what runs, and keeps every connection)", err)
+		}
+		return nil, fmt.Errorf("%s: %w", in.dir, err)
 	}
 	return in, nil
 }
 
+// lock takes the place's lock, and completes an upgrade that was cut short.
+func (d *Director) lock(how int) (place.Lock, error) {
+	for {
+		l, err := place.LockDir(d.place.Path, how)
+		if err != nil || how == unix.LOCK_UN || !d.upgrading() {
+			return l, err
+		}
+		l.Release()
+		if err := d.tidy(); err != nil {
+			return place.Lock{}, err
+		}
+	}
+}
+
+// tidy completes an upgrade, or removes what is left of one.
+func (d *Director) tidy() error {
+	l, err := place.LockDir(d.place.Path, unix.LOCK_EX)
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	return d.complete()
+}
+
 func (in *instance) open() (err error) {
+	r, err := readRelease(in.dir)
+	if err == nil {
+		err = r.check()
+	}
+	if err != nil {
+		return err
+	}
 	if in.hz, err = hertz(); err != nil {
 		return err
 	}
@@ -264,7 +298,7 @@ func (in *instance) m(name string) (*ebpf.Map, error) {
 	if m := in.pinned[name]; m != nil {
 		return m, nil
 	}
-	m, err := ebpf.LoadPinnedMap(filepath.Join(in.dir, name), nil)
+	m, err := loadMap(in.dir, name)
 	if err != nil {
 		return nil, err
 	}
@@ -280,7 +314,7 @@ func mapped[T any](in *instance, name string) ([]T, error) {
 	}
 	var one T
 	if uint32(unsafe.Sizeof(one)) != m.ValueSize() {
-		return nil, fmt.Errorf("map %s has entries of %d bytes, this version has %d: it was loaded by another version", name, m.ValueSize(), unsafe.Sizeof(one))
+		return nil, pinError(name, fmt.Errorf("its entries have %d bytes, and should have %d", m.ValueSize(), unsafe.Sizeof(one)))
 	}
 	n := int(m.MaxEntries())
 	b, err := unix.Mmap(m.FD(), 0, n*int(m.ValueSize()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)

@@ -3,6 +3,7 @@
 package dataplane
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,6 +23,9 @@ import (
 const journalPin = "journal"
 
 const journalChunk = 4096
+
+// journalMost is more than a record has entries of anything.
+const journalMost = 1 << 20
 
 type journalHead struct {
 	Size     uint64 // of all that follows
@@ -100,7 +104,10 @@ func decodeRecords(b []byte) ([]*record, lvs.Timeouts, error) {
 }
 
 func (in *instance) writeJournal(records []*record, t lvs.Timeouts) error {
-	b := encodeRecords(records, t)
+	return pinJournal(in.dir, encodeRecords(records, t))
+}
+
+func pinJournal(dir string, b []byte) error {
 	chunks := (len(b) + journalChunk - 1) / journalChunk
 	b = append(b, make([]byte, chunks*journalChunk-len(b))...)
 	m, err := ebpf.NewMap(&ebpf.MapSpec{
@@ -117,10 +124,67 @@ func (in *instance) writeJournal(records []*record, t lvs.Timeouts) error {
 	if _, err := m.BatchUpdate(keys, unsafe.Slice((*[journalChunk]byte)(unsafe.Pointer(unsafe.SliceData(b))), chunks), nil); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
-	return m.Pin(in.journalPath())
+	return m.Pin(filepath.Join(dir, journalPin))
 }
 
 func (in *instance) removeJournal() error { return os.Remove(in.journalPath()) }
+
+// carryJournal has a change that was cut short finished by whoever comes after an upgrade. Its records are entries of maps, and become
+// what these become.
+func (f *running) carryJournal(dir string) error {
+	b, err := readJournal(f.dir)
+	if err != nil || b == nil {
+		return err
+	}
+	if f.release.Layout != ownLayout() {
+		if b, err = f.convertRecords(b); err != nil {
+			return err
+		}
+	}
+	return pinJournal(dir, b)
+}
+
+// convertRecords is to the records of another layout what convertMap is to maps.
+func (f *running) convertRecords(b []byte) ([]byte, error) {
+	head := journalHead{}
+	if len(b) < int(unsafe.Sizeof(head)) {
+		return nil, errJournal
+	}
+	left := b[copy(bytesOf(&head), b):]
+	var body []byte
+	entries := func(name string, own uintptr, counted bool) error {
+		all, size, n := conversions(name, f.release.Layout), int(own), uint64(1)
+		if len(all) > 0 {
+			size = all[0].from
+		}
+		if counted {
+			if len(left) < 8 {
+				return errJournal
+			}
+			n = binary.NativeEndian.Uint64(left)
+			body, left = append(body, left[:8]...), left[8:]
+		}
+		if n > journalMost || uint64(len(left)) < n*uint64(size) {
+			return errJournal
+		}
+		for range n {
+			body, left = append(body, convertEntry(left[:size:size], all)...), left[size:]
+		}
+		return nil
+	}
+	for range head.Services {
+		for _, err := range []error{
+			entries(bpfMapServices, unsafe.Sizeof(bpfService{}), false), entries(bpfMapServers, unsafe.Sizeof(bpfServer{}), true),
+			entries(bpfMapPools, unsafe.Sizeof(bpfLocal{}), true),
+		} {
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	head.Size = uint64(len(body))
+	return append(bytesOf(&head)[:unsafe.Sizeof(head):unsafe.Sizeof(head)], body...), nil
+}
 
 // broken says whether a change was cut short.
 func (in *instance) broken() bool {
@@ -128,23 +192,32 @@ func (in *instance) broken() bool {
 	return err == nil
 }
 
-// repair finishes a change that was cut short.
-func (in *instance) repair() error {
-	m, err := ebpf.LoadPinnedMap(in.journalPath(), nil)
+// readJournal reads what is pinned in a directory, if anything is.
+func readJournal(dir string) ([]byte, error) {
+	m, err := ebpf.LoadPinnedMap(filepath.Join(dir, journalPin), nil)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return fmt.Errorf("journal: %w", err)
+		return nil, fmt.Errorf("journal: %w", err)
 	}
 	defer m.Close()
 	b := make([]byte, 0, m.MaxEntries()*journalChunk)
 	var chunk [journalChunk]byte
 	for i := range m.MaxEntries() {
 		if err := m.Lookup(i, &chunk); err != nil {
-			return fmt.Errorf("journal: %w", err)
+			return nil, fmt.Errorf("journal: %w", err)
 		}
 		b = append(b, chunk[:]...)
+	}
+	return b, nil
+}
+
+// repair finishes a change that was cut short.
+func (in *instance) repair() error {
+	b, err := readJournal(in.dir)
+	if err != nil || b == nil {
+		return err
 	}
 	records, timeouts, err := decodeRecords(b)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"lvs"
 )
 
-// victim, in the environment, has the test binary change tables until it is killed: "change" or "load", and the number
+// victim, in the environment, has the test binary change tables until it is killed: "change", "load" or "upgrade", and the number
 // of the first state.
 const victim = "DATAPLANE_TEST_VICTIM"
 
@@ -41,7 +41,11 @@ func suffer(story string) error {
 		return err
 	}
 	for ; ; i++ {
-		if err := d.Update(states[i%len(states)].become); err != nil {
+		if what == "upgrade" {
+			if _, err := d.Upgrade(true); err != nil {
+				return err
+			}
+		} else if err := d.Update(states[i%len(states)].become); err != nil {
 			return err
 		}
 		if what == "load" {

@@ -23,7 +23,12 @@ import (
 // settingsPin is the pin of the map that C calls .data.settings; a bpffs has no dots.
 const settingsPin, settingsMap = "settings", ".data.settings"
 
-var programPins = map[string]string{"tc": bpfProgDirectorTc, "xdp": bpfProgDirectorXdp, "out": bpfProgDirectorOut}
+// programPins are the pinned programs: those for the hooks, and what an upgrade that was cut short needs, whoever completes it.
+var programPins = map[string]string{
+	"tc": bpfProgDirectorTc, "xdp": bpfProgDirectorXdp, "out": bpfProgDirectorOut, startPin: bpfProgDirectorStart, lookupPin: bpfProgDirectorAnchor,
+}
+
+const startPin, lookupPin = "start", "lookup"
 
 // hertz is the kernel's tick rate, as the resolution of its coarse clock tells it.
 func hertz() (uint32, error) {
@@ -178,6 +183,10 @@ func build(dir string, c *ebpf.CollectionSpec) error {
 	for _, step := range []func() error{
 		func() error { return putRare(coll) },
 		func() error { return pinAll(coll, dir) },
+		func() error {
+			return place.Anchor(dir, coll.Programs[bpfProgDirectorTc], coll.Programs[bpfProgDirectorAnchor])
+		},
+		func() error { return ownRelease().pin(dir) },
 		func() error { return start(coll.Programs[bpfProgDirectorStart]) },
 		in.setLo,
 	} {
@@ -215,18 +224,27 @@ func putRare(c *ebpf.Collection) error {
 	return nil
 }
 
+// pinAll pins maps and programs in a directory; as copies, for what is pinned already would only be moved.
 func pinAll(c *ebpf.Collection, dir string) error {
 	for name, m := range c.Maps {
-		if err := m.Pin(filepath.Join(dir, mapPin(name))); err != nil {
+		other, err := m.Clone()
+		if err == nil {
+			err = errors.Join(other.Pin(filepath.Join(dir, mapPin(name))), other.Close())
+		}
+		if err != nil {
 			return err
 		}
 	}
 	for pin, name := range programPins {
-		if err := c.Programs[name].Pin(filepath.Join(dir, pin)); err != nil {
+		other, err := c.Programs[name].Clone()
+		if err == nil {
+			err = errors.Join(other.Pin(filepath.Join(dir, pin)), other.Close())
+		}
+		if err != nil {
 			return err
 		}
 	}
-	return place.Anchor(dir, c.Programs[bpfProgDirectorTc], c.Programs[bpfProgDirectorAnchor])
+	return nil
 }
 
 // start runs the program that starts the timers.

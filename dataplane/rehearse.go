@@ -122,7 +122,7 @@ func (in *instance) takeConstants(c *ebpf.CollectionSpec) error {
 	return nil
 }
 
-var errOtherVersion = errors.New("the running program is that of another version of director, which may decide otherwise: ask that version")
+var errOtherVersion = errors.New("the running program is that of another version of director, which may decide otherwise: `director upgrade` replaces it")
 
 func (in *instance) same(pin string, p *ebpf.Program) error {
 	running, err := in.program(pin)

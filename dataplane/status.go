@@ -5,6 +5,7 @@ package dataplane
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -46,10 +47,19 @@ type Features struct {
 	JIT    bool   `json:"jit"`
 }
 
+// Programs tell which version of the programs runs.
+type Programs struct {
+	Running    string `json:"running"`
+	Own        string `json:"own"` // of this binary
+	Layout     int    `json:"layout"`
+	UpgradeDue bool   `json:"upgrade_due"`
+}
+
 // Status is how an instance fares.
 type Status struct {
 	Loaded      bool        `json:"loaded"`
 	Pins        string      `json:"pins"`
+	Programs    Programs    `json:"programs"`
 	Features    Features    `json:"features"`
 	Conns       Fill        `json:"conns"`
 	Services    Fill        `json:"services"`
@@ -116,7 +126,7 @@ func (d *Director) Status() (*Status, error) {
 	}
 	defer in.close()
 	s.Loaded = true
-	for _, read := range []func(*Status) error{in.readFill, in.readSweeper, in.readReasons, in.readInterfaces, in.readMarks} {
+	for _, read := range []func(*Status) error{in.readPrograms, in.readFill, in.readSweeper, in.readReasons, in.readInterfaces, in.readMarks} {
 		if err := read(s); err != nil {
 			return nil, err
 		}
@@ -125,6 +135,32 @@ func (d *Director) Status() (*Status, error) {
 		s.Advice = append(s.Advice, "the eBPF JIT is off, everything is slow: sysctl -w net.core.bpf_jit_enable=1")
 	}
 	return s, nil
+}
+
+// readPrograms tells of programs of another version, and of pins that are not what they should be.
+func (in *instance) readPrograms(s *Status) error {
+	r, err := readRelease(in.dir)
+	if err != nil {
+		return err
+	}
+	own := ownRelease()
+	s.Programs = Programs{Running: r.String(), Own: own.String(), Layout: int(r.Layout), UpgradeDue: r != own}
+	if s.Programs.UpgradeDue {
+		s.Advice = append(s.Advice, "the programs that run are those of another version: `director upgrade` replaces them, and keeps every connection")
+	}
+	c, err := loadBpf()
+	if err != nil {
+		return err
+	}
+	f, err := findRunning(in.dir, slices.Sorted(maps.Keys(c.Maps)))
+	if err != nil {
+		return err
+	}
+	defer f.close()
+	for _, wrong := range f.wrong {
+		s.Advice = append(s.Advice, wrong+": `director upgrade` mends it, and keeps every connection")
+	}
+	return nil
 }
 
 func features() Features {
@@ -163,8 +199,8 @@ func (in *instance) readFill(s *Status) (err error) {
 	}
 	for name := range c.Maps {
 		m, err := in.m(mapPin(name))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // of another version
+		if errors.Is(err, ErrDamaged) {
+			continue // it is told already
 		}
 		if err != nil {
 			return err

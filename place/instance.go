@@ -29,10 +29,14 @@ func (p Place) Create(build func(dir string) error) error {
 	if _, err := os.Stat(p.Path); err == nil {
 		return nil
 	}
-	return p.build(build)
+	if err := p.make(build); err != nil {
+		return err
+	}
+	return os.Rename(p.Unfinished(), p.Path)
 }
 
-func (p Place) build(build func(dir string) error) error {
+// make has a directory built aside, all or nothing.
+func (p Place) make(build func(dir string) error) error {
 	aside := p.Unfinished()
 	if err := removePins(aside); err != nil {
 		return err
@@ -43,8 +47,42 @@ func (p Place) build(build func(dir string) error) error {
 	if err := build(aside); err != nil {
 		return errors.Join(err, removePins(aside))
 	}
-	return os.Rename(aside, p.Path)
+	return nil
 }
+
+// Exchange has another directory built aside, with an anchor of its own, and puts it in the place's stead at once. What was there is at
+// [Place.Unfinished] then, until it is removed with [Place.Discard] or put back with [Place.Return]. Whoever calls it holds the
+// place's lock, and has the new directory's afterwards, too.
+func (p Place) Exchange(build func(dir string) error) (Lock, error) {
+	parent, err := p.lockParent()
+	if err != nil {
+		return Lock{}, err
+	}
+	defer parent.Release()
+	if err := p.make(build); err != nil {
+		return Lock{}, err
+	}
+	l, err := LockDir(p.Unfinished(), unix.LOCK_EX)
+	if err == nil {
+		err = p.Return()
+	}
+	if err != nil {
+		l.Release()
+		return Lock{}, errors.Join(err, removePins(p.Unfinished()))
+	}
+	return l, nil
+}
+
+// Return exchanges the place's directory and that aside once more.
+func (p Place) Return() error {
+	if err := unix.Renameat2(unix.AT_FDCWD, p.Unfinished(), unix.AT_FDCWD, p.Path, unix.RENAME_EXCHANGE); err != nil {
+		return fmt.Errorf("exchange %s: %w", p.Path, err)
+	}
+	return nil
+}
+
+// Discard removes what is aside. Whoever calls it holds the place's lock.
+func (p Place) Discard() error { return removePins(p.Unfinished()) }
 
 // lockParent takes the lock under which places come and go, and makes the directory that it is of.
 func (p Place) lockParent() (Lock, error) {
@@ -103,7 +141,8 @@ func (p Place) sweep() {
 	}
 }
 
-const anchorPin = "anchor"
+// AnchorPin is the name of the pin of the link that [Anchor] makes.
+const AnchorPin = "anchor"
 
 // Anchor attaches and pins in a directory what tells later commands whether the calling thread's namespace is still
 // there: a link that the kernel cuts when lo or the namespace goes. It takes a tc program, and, for kernels before tcx
@@ -114,7 +153,7 @@ func Anchor(dir string, tc, lookup *ebpf.Program) error {
 		return err
 	}
 	defer l.Close()
-	return l.Pin(filepath.Join(dir, anchorPin))
+	return l.Pin(filepath.Join(dir, AnchorPin))
 }
 
 func anchor(tc, lookup *ebpf.Program) (link.Link, error) {
@@ -139,7 +178,7 @@ func anchor(tc, lookup *ebpf.Program) (link.Link, error) {
 
 // Alive says whether the namespace of the instance in a directory still exists.
 func Alive(dir string) bool {
-	l, err := link.LoadPinnedLink(filepath.Join(dir, anchorPin), nil)
+	l, err := link.LoadPinnedLink(filepath.Join(dir, AnchorPin), nil)
 	if err != nil {
 		return false
 	}

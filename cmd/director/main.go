@@ -26,6 +26,7 @@ type verbs struct {
 	Attach        attachVerb     `cmd:"" help:"Attach to network interfaces."`
 	Detach        detachVerb     `cmd:"" help:"Take the programs off network interfaces."`
 	Status        statusVerb     `cmd:"" help:"What is attached, how full the tables are, and what was not forwarded."`
+	Upgrade       upgradeVerb    `cmd:"" help:"Replace the programs that run by those of this binary, with nothing lost."`
 	Setting       settingVerb    `cmd:"" help:"What kernel IPVS has as sysctls: print it, or change it."`
 	List          listVerb       `cmd:"" help:"Services and servers, and what they carry."`
 	Conns         connsVerb      `cmd:"" help:"Connections."`

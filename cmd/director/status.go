@@ -42,6 +42,14 @@ func (v statusVerb) Run() error {
 	return printStatus(os.Stdout, s)
 }
 
+// version compares programs with those of this binary.
+func version(p dataplane.Programs) string {
+	if p.UpgradeDue {
+		return "this director has " + p.Own
+	}
+	return "this director's"
+}
+
 func printStatus(out io.Writer, s *dataplane.Status) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	row := func(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
@@ -60,6 +68,7 @@ func printStatus(out io.Writer, s *dataplane.Status) error {
 	row("kernel\t%s\tBTF %s, tcx %s, JIT %s", s.Features.Kernel, has(s.Features.BTF), has(s.Features.TCX), has(s.Features.JIT))
 	if s.Loaded {
 		row("pinned in\t%s\t", s.Pins)
+		row("programs\t%s, layout %d\t%s", s.Programs.Running, s.Programs.Layout, version(s.Programs))
 		row("connections\t%d of %d\t%d have expired, %d sweeps", s.Conns.Used, s.Conns.Size, s.Expired, s.Sweeps)
 		row("services\t%d of %d\t", s.Services.Used, s.Services.Size)
 		row("servers\t%d of %d\t", s.Servers.Used, s.Servers.Size)
