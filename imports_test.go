@@ -21,6 +21,7 @@ var order = []string{
 	"lvs/simulate",
 	"lvs/oracle",
 	"lvs/ipvsadm",
+	"lvs/saved",
 	"lvs/place",
 	"lvs/dataplane",
 	"lvs/realserver",

@@ -46,22 +46,27 @@ func (in *instance) conns(now uint32, yield func(lvs.Conn, error) bool) {
 		if e.Kind == kindReturn || int(e.Server) >= len(in.servers) {
 			continue
 		}
-		if past := int32(e.Expires-now) <= 0; past && e.Kind == kindTemplate && table.links[at] != 0 {
-			e.Expires += templateMore * in.hz // as the sweep is about to find
-		} else if past {
-			continue
-		}
-		c := in.conn(e, now)
-		if c.Forward == lvs.FullNAT && !c.Template {
-			c.Local = table.local(at)
-		}
-		if c.Template && e.ClientPort == callPort {
-			in.call(at, &c)
-		}
-		if !yield(c, nil) {
+		if c, ok := in.listed(table, at, e, now); ok && !yield(c, nil) {
 			return
 		}
 	}
+}
+
+// listed is what a listing shows of an entry; nothing if its time is over.
+func (in *instance) listed(table entries, at uint32, e *bpfConn, now uint32) (c lvs.Conn, ok bool) {
+	if past := int32(e.Expires-now) <= 0; past && e.Kind == kindTemplate && table.links[at] != 0 {
+		e.Expires += templateMore * in.hz // as the sweep is about to find
+	} else if past {
+		return c, false
+	}
+	c = in.conn(e, now)
+	if c.Forward == lvs.FullNAT && !c.Template {
+		c.Local = table.local(at)
+	}
+	if c.Template && e.ClientPort == callPort {
+		in.call(at, &c)
+	}
+	return c, true
 }
 
 func (in *instance) conn(e *bpfConn, now uint32) lvs.Conn {

@@ -67,7 +67,7 @@ func (w *world) checkTemplates() {
 	have := map[uint32]uint32{}
 	for at, e := range table.all() {
 		if e.Kind == kindPlain && e.Life&lifeControlled != 0 {
-			have[table.links[at]]++
+			have[table.template(at, lvs.Forward(e.Life>>lifeForward))]++
 		}
 	}
 	for at, e := range table.all() {

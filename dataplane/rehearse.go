@@ -101,8 +101,12 @@ func (in *instance) rehearse(pin string) (*rehearsal, error) {
 	return r, nil
 }
 
-// takeConstants sets the constants as those of the running programs.
+// takeConstants sets the constants of a program as those of the running ones, by their names.
 func (in *instance) takeConstants(c *ebpf.CollectionSpec) error {
+	running, err := loadBpf()
+	if err != nil {
+		return err
+	}
 	m, err := in.m(mapPin(constants))
 	if err != nil {
 		return err
@@ -111,13 +115,18 @@ func (in *instance) takeConstants(c *ebpf.CollectionSpec) error {
 	if err != nil {
 		return fmt.Errorf("constants of the running program: %w", err)
 	}
-	if len(bytes) != int(c.Maps[constants].ValueSize) {
+	if len(bytes) != int(running.Maps[constants].ValueSize) {
 		return errOtherVersion
 	}
-	for _, v := range c.Variables {
-		if v.SectionName == constants {
-			v.Value = bytes[v.Offset : v.Offset+v.Size()]
+	for name, v := range c.Variables {
+		if v.SectionName != constants {
+			continue
 		}
+		of := running.Variables[name]
+		if of == nil || of.Size() != v.Size() {
+			return errOtherVersion
+		}
+		v.Value = bytes[of.Offset : of.Offset+of.Size()]
 	}
 	return nil
 }

@@ -78,7 +78,7 @@ func (d *Director) fixedSize() error {
 		{"servers", d.asked.Servers, len(in.servers) - 1, d.asked.Servers == len(in.servers)-1},
 	} {
 		if size.asked != 0 && !size.same {
-			return fmt.Errorf("%w: there is room for %d %s, not for %d; `director save`, `director unload`, an attach of the size, and `director restore` change it",
+			return fmt.Errorf("%w: there is room for %d %s, not for %d; `director save --conns FILE`, `director unload`, an attach of the size and `director restore --conns FILE` change it",
 				ErrOtherSize, size.has, size.what, size.asked)
 		}
 	}

@@ -85,6 +85,14 @@ func mustWorld(t testing.TB, s Sizes, change ...func(*ebpf.CollectionSpec)) *wor
 	for _, a := range []netip.Addr{server4, server6, other4} {
 		mustNeighbour(t, w.servers, a, serverMAC)
 	}
+	w.mustLoad(s, change...)
+	return w
+}
+
+// mustLoad loads an instance, of which there is none.
+func (w *world) mustLoad(s Sizes, change ...func(*ebpf.CollectionSpec)) {
+	t := w.t
+	t.Helper()
 	c, err := spec(s)
 	must(t, err)
 	must(t, c.Variables[bpfVarTestClock].Set(true))
@@ -100,18 +108,19 @@ func mustWorld(t testing.TB, s Sizes, change ...func(*ebpf.CollectionSpec)) *wor
 			t.Error(err)
 		}
 	})
+	w.look, w.tools = nil, nil
 	must(t, w.Attach(nil, XDPNative))
 	in := w.mustLook()
-	w.tc, err = in.program("tc")
+	tc, err := in.program("tc")
 	must(t, err)
-	w.xdp, err = in.program("xdp")
+	xdp, err := in.program("xdp")
 	must(t, err)
-	t.Cleanup(func() { w.tc.Close(); w.xdp.Close() })
+	t.Cleanup(func() { tc.Close(); xdp.Close() })
+	w.tc, w.xdp = tc, xdp
 	w.settings, err = in.settings()
 	must(t, err)
 	w.settings.IcmpBurst = 1 << 30
 	w.setClock(1 << 20)
-	return w
 }
 
 func mustInterface(t testing.TB, name string, mtu int, addrs ...string) netlink.Link {

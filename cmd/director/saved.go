@@ -21,37 +21,56 @@ func runIPVSadm(argv ...string) error {
 }
 
 type saveVerb struct {
-	Numeric bool `short:"n" help:"Addresses and ports in numbers, not names."`
+	Numeric bool   `short:"n" help:"Addresses and ports in numbers, not names."`
+	Conns   string `placeholder:"FILE" help:"Write the table and all connections to FILE instead."`
 }
 
 // Help is what --help adds.
 func (saveVerb) Help() string {
 	return `The same as ipvsadm-save: the commands that make the table anew, on the standard output.
 
-Example:
-  director save -n >table`
+With --conns, FILE has the connections too, with their states, templates, local ports and the time that they have left: for a move to
+another machine, or for a connection table of another size. It is written while packets go on, and is there whole or not at all. Settings
+and counters are not in it.
+
+Examples:
+  director save -n >table
+  director save --conns file; director unload; director attach --conns 4M; director restore --conns file`
 }
 
 // Run saves.
 func (v saveVerb) Run() error {
+	if v.Conns != "" {
+		return saveConns(v.Conns)
+	}
 	if v.Numeric {
 		return runIPVSadm("ipvsadm", "-S", "-n")
 	}
 	return runIPVSadm("ipvsadm", "-S")
 }
 
-type restoreVerb struct{}
+type restoreVerb struct {
+	Conns string `placeholder:"FILE" help:"Make the table and the connections again that FILE has, a file of 'director save --conns'."`
+}
 
 // Help is what --help adds.
 func (restoreVerb) Help() string {
 	return `The same as ipvsadm-restore: the table is emptied, and made anew out of the standard input. Lines that are refused are
 reported, and the others count; 'director apply' is for all or nothing.
 
-Example:
-  director restore <table`
+With --conns, all of FILE is read first, and nothing changes if any of it is wrong. The table becomes that of FILE at once; then its connections
+are made while packets come. A connection that is there already stays as it is, so that the command may be repeated. What is left out,
+and why, is counted: connections whose server is not there, for instance.
+
+Examples:
+  director restore <table
+  director restore --conns file`
 }
 
 // Run restores.
-func (restoreVerb) Run() error {
+func (v restoreVerb) Run() error {
+	if v.Conns != "" {
+		return restoreConns(v.Conns)
+	}
 	return runIPVSadm("ipvsadm-restore")
 }

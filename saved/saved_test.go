@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package saved
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"lvs"
+)
+
+// examples have every field that there is.
+func examples() []lvs.Entry {
+	id := func(p lvs.Protocol, a string) lvs.ServiceID {
+		at := netip.MustParseAddrPort(a)
+		s := lvs.ServiceID{Family: lvs.IPv4, Protocol: p, Addr: at.Addr(), Port: at.Port()}
+		if at.Addr().Is6() {
+			s.Family = lvs.IPv6
+		}
+		return s
+	}
+	at, none := netip.MustParseAddrPort, uint32(lvs.NoTemplate)
+	server := lvs.ServerID{Addr: netip.MustParseAddr("10.0.0.1"), Port: 8080}
+	four, six := id(lvs.TCP, "203.0.113.1:80"), id(lvs.UDP, "[2001:db8::1]:5060")
+	return []lvs.Entry{
+		{Conn: lvs.Conn{Protocol: lvs.TCP, Template: true, Client: at("198.51.100.0:0"), Virtual: at("203.0.113.1:80"), State: lvs.TemplateAssured, Expires: 90 * time.Second},
+			Service: four, ServerID: server, Number: 7, Timeout: 300, Conns: 2, Controller: none},
+		{Conn: lvs.Conn{Protocol: lvs.UDP, Template: true, Client: at("[2001:db8:c::]:0"), Virtual: at("[2001:db8::1]:5060"), PE: "sip", PEData: "a\"\\\xe9b@x", Expires: time.Second / 4},
+			Service: six, ServerID: lvs.ServerID{Addr: netip.MustParseAddr("fd00::1"), Port: 5060}, Number: 9, Timeout: 60, Controller: none},
+		{Conn: lvs.Conn{Template: true, Client: at("198.51.100.0:0"), Virtual: at("0.0.0.5:0"), Expires: time.Minute},
+			Service: lvs.ServiceID{Family: lvs.IPv4, Mark: 5}, ServerID: lvs.ServerID{Addr: server.Addr}, Number: 1 << 31, Timeout: 60, Controller: none},
+		{Conn: lvs.Conn{Protocol: lvs.TCP, Client: at("198.51.100.7:1024"), Virtual: at("203.0.113.1:80"), State: lvs.TCPEstablished, Forward: lvs.Masq, Expires: 899876 * time.Millisecond},
+			Service: four, ServerID: server, Controller: 7, Flags: lvs.Assured | lvs.SamePort},
+		{Conn: lvs.Conn{Protocol: lvs.TCP, Client: at("198.51.100.7:1025"), Virtual: at("203.0.113.1:80"), Local: at("10.0.0.254:4000"), State: lvs.TCPCloseWait, Forward: lvs.FullNAT, Expires: time.Millisecond},
+			Service: four, ServerID: server, Controller: none, Flags: lvs.Told | lvs.Answered},
+		{Conn: lvs.Conn{Protocol: lvs.UDP, Client: at("[2001:db8:c::7]:0"), Virtual: at("[2001:db8::1]:5060"), Forward: lvs.Tunnel, Expires: lvs.MaxExpires},
+			Service: lvs.ServiceID{Family: lvs.IPv6, Mark: 1<<32 - 1}, ServerID: server, Controller: 9, Flags: lvs.NoOutput},
+		{Conn: lvs.Conn{Protocol: lvs.SCTP, Client: at("198.51.100.7:9"), Virtual: at("203.0.113.1:9"), State: lvs.SCTPStates - 1, Forward: lvs.Route, Expires: time.Hour},
+			Service: id(lvs.SCTP, "203.0.113.1:9"), ServerID: server, Controller: none},
+	}
+}
+
+func file(rules []string, entries []lvs.Entry) string {
+	var out bytes.Buffer
+	w := NewWriter(&out, rules)
+	for i := range entries {
+		w.Entry(&entries[i])
+	}
+	w.Close()
+	return out.String()
+}
+
+func read(text string) (rules []string, entries []lvs.Entry, counts Counts, err error) {
+	counts, err = Read(strings.NewReader(text),
+		func(r string) error { rules = append(rules, r); return nil },
+		func(e *lvs.Entry) error { entries = append(entries, *e); return nil })
+	return rules, entries, counts, err
+}
+
+func TestRoundTrip(t *testing.T) {
+	wantRules, want := []string{"-A -t 203.0.113.1:80 -s rr", `-a "<&>`}, examples()
+	text := file(wantRules, want)
+	rules, got, counts, err := read(text)
+	if err != nil || counts != (Counts{3, 4}) || !reflect.DeepEqual(rules, wantRules) {
+		t.Fatalf("%+v, rules %q, %v in\n%s", counts, rules, err, text)
+	}
+	for i := range want {
+		if !reflect.DeepEqual(got[i], want[i]) {
+			t.Errorf("got\n%+v, want\n%+v", got[i], want[i])
+		}
+	}
+}
+
+// A connection whose template is not in the file has none.
+func TestTemplatesThatEnded(t *testing.T) {
+	all := examples()[3:4]
+	_, got, _, err := read(file(nil, all))
+	if err != nil || got[0].Controller != lvs.NoTemplate {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// Wherever a file was cut off, it is refused, and says why.
+func TestHalfWritten(t *testing.T) {
+	text := file([]string{"-A -t 203.0.113.1:80 -s rr"}, examples())
+	for n := range len(text) {
+		_, _, _, err := read(text[:n])
+		if n == 0 && !errors.Is(err, ErrFormat) || n > 0 && !errors.Is(err, ErrUnfinished) && !errors.Is(err, ErrFormat) {
+			t.Fatalf("after %d of %d bytes: %v", n, len(text), err)
+		}
+	}
+	lines := strings.SplitAfter(text, "\n")
+	missing := strings.Join(append(lines[:4:4], lines[5:]...), "")
+	if _, _, _, err := read(missing); err == nil {
+		t.Error("a line is missing, and nobody says so")
+	}
+}
+
+func TestRefused(t *testing.T) {
+	good := `{"conn":{"service":"tcp/203.0.113.1:80","server":"10.0.0.1:80","protocol":"tcp","virtual":"203.0.113.1:80","expires":10,"client":"198.51.100.7:1","forward":"masq","state":"ESTABLISHED"}}`
+	template := `{"template":{"service":"tcp/203.0.113.1:80","server":"10.0.0.1:80","protocol":"tcp","virtual":"203.0.113.1:80","expires":10,"client":"198.51.100.0","timeout":60,"number":3,"conns":0}}`
+	whole := func(lines ...string) string {
+		conns, templates := 0, 0
+		for _, l := range lines {
+			conns += strings.Count(l, `{"conn"`)
+			templates += strings.Count(l, `{"template"`)
+		}
+		end := fmt.Sprintf(`{"end":{"templates":%d,"conns":%d}}`, templates, conns)
+		return `{"director":"connections","version":1}` + "\n" + strings.Join(append(lines, end), "\n") + "\n"
+	}
+	if _, _, _, err := read(whole(template, good)); err != nil {
+		t.Fatal(err)
+	}
+	edit := func(text string, pairs ...string) string { return whole(strings.NewReplacer(pairs...).Replace(text)) }
+	for why, text := range map[string]string{
+		"not ours":                     "-A -t 203.0.113.1:80 -s rr\n",
+		"another format":               strings.Replace(whole(good), "connections", "something", 1),
+		"another version":              strings.Replace(whole(good), `"version":1`, `"version":2`, 1),
+		"an unknown field":             edit(good, `"state"`, `"estate":1,"state"`),
+		"two objects in a line":        edit(good, "}}", "}}{}"),
+		"nothing in it":                whole("{}"),
+		"a rule behind connections":    whole(good, `{"rule":"-C"}`),
+		"a template behind them":       whole(good, template),
+		"two templates of one number":  whole(template, template),
+		"goes on":                      whole(good) + good + "\n",
+		"wrong count":                  strings.Replace(whole(good), `"conns":1`, `"conns":2`, 1),
+		"no service":                   edit(good, "tcp/203.0.113.1:80", ""),
+		"a service of no protocol":     edit(good, "tcp/203", "icmp/203"),
+		"a service in another form":    edit(good, "tcp/203.0.113.1:80", "tcp/203.0.113.1:080"),
+		"mark 0":                       edit(good, "tcp/203.0.113.1:80", "fwmark/0"),
+		"another protocol":             edit(good, `"protocol":"tcp"`, `"protocol":"udp"`),
+		"a protocol that is none":      edit(good, `"protocol":"tcp"`, `"protocol":"ip"`, "tcp/203.0.113.1:80", "fwmark/1"),
+		"a state of another protocol":  edit(good, "ESTABLISHED", "COOKIE"),
+		"no such method":               edit(good, "masq", "nat"),
+		"FULLNAT without an address":   edit(good, "masq", "fullnat"),
+		"an address without FULLNAT":   edit(good, `"state"`, `"local":"10.0.0.254:4000","state"`),
+		"no such flag":                 edit(good, `"state"`, `"flags":["red"],"state"`),
+		"a flag twice":                 edit(good, `"state"`, `"flags":["told","told"],"state"`),
+		"a template that is not there": edit(good, `"state"`, `"template":5,"state"`),
+		"no template by number":        edit(good, `"state"`, `"template":4294967295,"state"`),
+		"no time":                      edit(good, `"expires":10`, `"expires":0`),
+		"less":                         edit(good, `"expires":10`, `"expires":-1`),
+		"too much time":                edit(good, `"expires":10`, `"expires":1e300`),
+		"another family":               edit(good, "198.51.100.7:1", "[2001:db8::7]:1"),
+		"a zone":                       edit(good, "198.51.100.7:1", "[fe80::7%eth0]:1"),
+		"an address that is mapped":    edit(good, `"client":"198.51.100.7:1"`, `"client":"[::ffff:198.51.100.7]:1"`),
+		"no client":                    edit(good, `"client":"198.51.100.7:1",`, ""),
+		"no server":                    edit(good, `"server":"10.0.0.1:80",`, ""),
+		"a template without a timeout": edit(template, `"timeout":60,`, ""),
+		"a call that is too long":      edit(template, `"timeout"`, `"call":"`+strings.Repeat("x", 256)+`","timeout"`),
+		"a call of no bytes":           edit(template, `"timeout"`, `"call":"Ā","timeout"`),
+		"a line that is too long":      edit(good, "ESTABLISHED", strings.Repeat("E", 1<<17)),
+	} {
+		if _, _, _, err := read(text); err == nil {
+			t.Errorf("%s: taken", why)
+		}
+	}
+}
+
+// Whatever is read is written in the same way, and is read again.
+func FuzzRead(f *testing.F) {
+	f.Add(file([]string{"-A -t 203.0.113.1:80 -s rr"}, examples()))
+	f.Add(file(nil, nil))
+	for i := range examples() {
+		f.Add(file(nil, examples()[i:i+1]))
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		rules, entries, counts, err := read(text)
+		if err != nil {
+			return
+		}
+		if counts.Conns+counts.Templates != len(entries) {
+			t.Errorf("%+v, %d entries", counts, len(entries))
+		}
+		again := file(rules, entries)
+		rules2, entries2, _, err := read(again)
+		if err != nil || !reflect.DeepEqual(rules2, rules) || !reflect.DeepEqual(entries2, entries) {
+			t.Errorf("%v: %q\nwritten again as\n%q", err, text, again)
+		}
+	})
+}
