@@ -26,12 +26,14 @@ type stage struct {
 	*Director
 	judge   *oracle.Director
 	in      *instance
-	tc, xdp *ebpf.Program
 	withXDP bool
-	cpu     int
-	marks   uint32       // 1 where packets have the firewall's marks, else 0
-	sides   [3]stageSide // by interface as the oracle numbers them, from 1
-	clean   bool         // the last story has ended, and left nothing behind
+
+	tc, xdp, out *ebpf.Program
+	firewall     bool // marks packets after the hook (mustFirewall)
+	cpu          int
+	marks        uint32       // 1 where packets have the firewall's marks, else 0
+	sides        [3]stageSide // by interface as the oracle numbers them, from 1
+	clean        bool         // the last story has ended, and left nothing behind
 
 	began, now uint32 // jiffies
 	reasons    [bpfReasonREASONS]uint64
@@ -65,6 +67,7 @@ var stageWays = []struct {
 }{
 	{netip.MustParsePrefix("10.1.0.0/16"), clientSide, 1500},
 	{netip.MustParsePrefix("2001:db8:1::/48"), clientSide, 1500},
+	{netip.MustParsePrefix("2001:db8:5::/48"), clientSide, 1500},
 	{netip.MustParsePrefix("10.2.0.0/16"), serverSide, 1500},
 	{netip.MustParsePrefix("2001:db8:2::/48"), serverSide, 1500},
 	{netip.MustParsePrefix("10.3.0.0/16"), serverSide, narrow4},
@@ -209,6 +212,8 @@ func (s *stage) mustLoad(t rapid.TB) {
 	mustDo(t, "tc", err)
 	s.xdp, err = s.in.program("xdp")
 	mustDo(t, "xdp", err)
+	s.out, err = s.in.program("out")
+	mustDo(t, "out", err)
 	// the clients' side sends what goes back there by XDP_TX
 	mustDo(t, "XDP_TX", s.in.putDevice(s.sides[clientSide].index, bpfDevice{Tc: bpfAttachmentATTACH_TCX, Xdp: bpfAttachmentATTACH_XDP_NATIVE, XdpTx: 1}))
 	s.clean = true
@@ -237,6 +242,7 @@ func (s *stage) mustUnload(t rapid.TB) {
 	t.Helper()
 	s.tc.Close()
 	s.xdp.Close()
+	s.out.Close()
 	s.in.close()
 	mustDo(t, "unload", s.Unload())
 }

@@ -16,11 +16,16 @@ import (
 )
 
 // TestDifferential tells random stories of an operator, of clients and of servers to the eBPF program and to the oracle, which
-// have to agree after each step. With XDP, a frame that this leaves goes on to tc, as on the way through the kernel.
+// have to agree after each step. With XDP, a frame that this leaves goes on to tc, as on the way through the kernel; and with a firewall,
+// one that tc leaves goes on to our device.
 func TestDifferential(t *testing.T) {
-	for name, withXDP := range map[string]bool{"tc": false, "xdp": true} {
+	for _, name := range []string{"tc", "xdp", "firewall"} {
 		t.Run(name, func(t *testing.T) {
+			withXDP := name == "xdp"
 			s := mustStage(t, withXDP)
+			if name == "firewall" {
+				s.mustFirewall(t)
+			}
 			rapid.Check(t, s.tell)
 			if withXDP && s.fast == 0 {
 				t.Error("XDP has sent nothing by itself")
@@ -56,6 +61,9 @@ func (s *stage) change(t *rapid.T, change func(*lvs.Table) error) {
 
 // send lets a packet come in on the side where its sender is.
 func (s *stage) send(t *rapid.T, w wire) {
+	if s.firewall { // else the kernel answers
+		w.ttl = max(w.ttl, 2)
+	}
 	t.Logf("%+v", w)
 	side := clientSide
 	if hop, ok := s.route(w.from.Addr()); ok {

@@ -3,6 +3,12 @@
 #pragma once
 #include "decide.h"
 
+/* The hops that the packet has left when it is sent on. */
+static __always_inline __u32 ttl_left(struct flow *f)
+{
+	return (__u8)(f->routed ? f->ttl : f->ttl - 1);
+}
+
 /* One hop less, which ends a packet that goes round in circles. */
 static __always_inline int ttl_down(struct packet *p, struct flow *f)
 {

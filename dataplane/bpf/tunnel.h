@@ -78,7 +78,7 @@ static __always_inline int tunnel_ipv4(struct packet *p, struct flow *f, const s
 	__u16 id = fragment ? 0 : bpf_get_prandom_u32();
 	*(__u32 *)ip = bpf_htonl(0x45000000 | tunnel_tos(f) << 16 | length);
 	*(__u32 *)&ip->id = bpf_htonl((__u32)id << 16 | fragment);
-	*(__u32 *)&ip->ttl = bpf_htonl((__u32)(__u8)(f->ttl - 1) << 24 | (__u32)tunnel_protocol(s, f) << 16);
+	*(__u32 *)&ip->ttl = bpf_htonl(ttl_left(f) << 24 | (__u32)tunnel_protocol(s, f) << 16);
 	ip->saddr = s->tunnel_source[1] >> 32;
 	ip->daddr = s->addr[1] >> 32;
 	ip->check = ~fold((__u64) * (__u32 *)ip + *(__u32 *)&ip->id + *(__u32 *)&ip->ttl + ip->saddr + ip->daddr);
@@ -93,7 +93,7 @@ static __always_inline int tunnel_ipv6(struct packet *p, struct flow *f, const s
 		return -1;
 	__u8 protocol = tunnel_protocol(s, f);
 	*(__u32 *)ip = bpf_htonl(0x60000000 | tunnel_tos(f) << 20 | (__u32)(tunnel_hash(f) >> 44));
-	*((__u32 *)ip + 1) = bpf_htonl((length - sizeof(*ip)) << 16 | (__u32)protocol << 8 | (__u8)(f->ttl - 1));
+	*((__u32 *)ip + 1) = bpf_htonl((length - sizeof(*ip)) << 16 | (__u32)protocol << 8 | ttl_left(f));
 	__builtin_memcpy(&ip->saddr, s->tunnel_source, 16);
 	__builtin_memcpy(&ip->daddr, s->addr, 16);
 	return 0;
