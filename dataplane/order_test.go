@@ -99,6 +99,9 @@ func clientOf(kind string, i int) netip.AddrPort {
 	if kind == "one" {
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, 0, 1}), uint16(20000+i))
 	}
+	if kind == "ports" {
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, 3, byte(1 + i%6)}), uint16(21000+(i/6)*7))
+	}
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 1, byte(i * 37), byte(1 + (i*91)%254)}), uint16(20000+(i*13)%5000))
 }
 

@@ -4,6 +4,7 @@ package oracle
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -165,13 +166,21 @@ func TestRecordedStories(t *testing.T) {
 	}
 }
 
+// firstPort is what was added to clients' ports in a story. Stories were numbered, and their services' addresses by that: in 10.9.0.0/16 from 1
+// on, elsewhere from 0 on.
+func firstPort(virtual string) int {
+	a := netip.MustParseAddrPort(virtual).Addr().As4()
+	if a[1] == 9 {
+		a[3]--
+	}
+	return 3000 * int(a[3]%10)
+}
+
 func tell(t *testing.T, head []string, lines string) {
 	_, after, _ := strings.Cut(lines, "\nTCP  ")
 	virtual, _, _ := strings.Cut(after, " ")
-	var run int // stories were numbered by their service's address, and their clients' ports by that
-	fmt.Sscanf(virtual, "10.9.0.%d:80", &run)
 	s := &recorded{t: t, d: New(Options{Size: 1000, Route: route}), virtual: virtual, open: strings.HasSuffix(head[1], "true")}
-	s.client = func(k int) string { return clientOf(strings.TrimPrefix(head[2], "clients "), k, 3000*((run-1)%10)) }
+	s.client = func(k int) string { return clientOf(strings.TrimPrefix(head[2], "clients "), k, firstPort(virtual)) }
 	lines, _, _ = strings.Cut(lines, "\nProt ")
 	command, bursts := "", 0
 	for line := range strings.SplitSeq(lines, "\n") {
