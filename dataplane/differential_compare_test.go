@@ -155,8 +155,8 @@ type way struct {
 	checked, probed uint32
 }
 
-// byKernel says whether the kernel is to send the packet whose way the oracle asked for, if any: the first one to an
-// address is, and one every half minute.
+// byKernel says whether the kernel is to send the packet whose way the oracle asked for, if any: the first one of a line is, and one
+// every half minute.
 func (s *stage) byKernel() bool {
 	if !s.asked.IsValid() {
 		return false
@@ -168,10 +168,10 @@ func (s *stage) byKernel() bool {
 		return false
 	}
 	if _, ok := s.route(s.asked); !ok {
-		delete(s.ways, line)
+		s.ways[line] = way{probed: w.probed}
 		return false
 	}
-	ask := !same || s.now-w.probed >= 30*s.in.hz
+	ask := s.now-w.probed >= 30*s.in.hz
 	if ask {
 		w.probed = s.now
 	}

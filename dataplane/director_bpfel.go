@@ -262,9 +262,12 @@ type bpfPlan struct {
 		Tos         uint8
 		Early       bool
 		Follows     bool
+		Leaves      bool
 		Routed      bool
 		Call        bool
+		_           [3]byte
 		Mark        uint32
+		_           [4]byte
 	}
 	Decision struct {
 		_         structs.HostLayout
@@ -348,6 +351,15 @@ const (
 	bpfReasonREASON_UNSUPPORTED      bpfReason = 16
 	bpfReasonREASON_NO_CALL          bpfReason = 17
 	bpfReasonREASONS                 bpfReason = 18
+)
+
+type bpfRest uint32
+
+const (
+	bpfRestREST_USUAL    bpfRest = 0
+	bpfRestREST_RELATED  bpfRest = 1
+	bpfRestREST_FRAGMENT bpfRest = 2
+	bpfRestRESTS         bpfRest = 3
 )
 
 type bpfRoute struct {
@@ -521,59 +533,60 @@ type bpfSweeper struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	bpfMapCalls                = "calls"
-	bpfMapConns                = "conns"
-	bpfMapCounters             = "counters"
-	bpfMapDevices              = "devices"
-	bpfMapEstimators           = "estimators"
-	bpfMapFindings             = "findings"
-	bpfMapGuards               = "guards"
-	bpfMapIcmpBudgets          = "icmp_budgets"
-	bpfMapLeads                = "leads"
-	bpfMapLinks                = "links"
-	bpfMapLists                = "lists"
-	bpfMapLoads                = "loads"
-	bpfMapMacs                 = "macs"
-	bpfMapMessages             = "messages"
-	bpfMapOurs                 = "ours"
-	bpfMapPieces               = "pieces"
-	bpfMapPlaces               = "places"
-	bpfMapPlans                = "plans"
-	bpfMapPools                = "pools"
-	bpfMapQuotes               = "quotes"
-	bpfMapRare                 = "rare"
-	bpfMapReasons              = "reasons"
-	bpfMapRoutes               = "routes"
-	bpfMapServerEstimates      = "server_estimates"
-	bpfMapServers              = "servers"
-	bpfMapServiceEstimates     = "service_estimates"
-	bpfMapServiceSlots         = "service_slots"
-	bpfMapServices             = "services"
-	bpfMapSupers               = "supers"
-	bpfMapSweepers             = "sweepers"
-	bpfProgDirectorAnchor      = "director_anchor"
-	bpfProgDirectorOut         = "director_out"
-	bpfProgDirectorOutFragment = "director_out_fragment"
-	bpfProgDirectorOutRelated  = "director_out_related"
-	bpfProgDirectorStart       = "director_start"
-	bpfProgDirectorTc          = "director_tc"
-	bpfProgDirectorTcFragment  = "director_tc_fragment"
-	bpfProgDirectorTcRelated   = "director_tc_related"
-	bpfProgDirectorXdp         = "director_xdp"
-	bpfVarActiveStates         = "active_states"
-	bpfVarCpus                 = "cpus"
-	bpfVarCrcShift             = "crc_shift"
-	bpfVarDry                  = "dry"
-	bpfVarHz                   = "hz"
-	bpfVarLoopback             = "loopback"
-	bpfVarNextState            = "next_state"
-	bpfVarSctpEvents           = "sctp_events"
-	bpfVarSeed                 = "seed"
-	bpfVarSegments             = "segments"
-	bpfVarServersSize          = "servers_size"
-	bpfVarServicesSize         = "services_size"
-	bpfVarSettings             = "settings"
-	bpfVarTestClock            = "test_clock"
+	bpfMapCalls             = "calls"
+	bpfMapConns             = "conns"
+	bpfMapCounters          = "counters"
+	bpfMapDevices           = "devices"
+	bpfMapEstimators        = "estimators"
+	bpfMapFindings          = "findings"
+	bpfMapGuards            = "guards"
+	bpfMapIcmpBudgets       = "icmp_budgets"
+	bpfMapLeads             = "leads"
+	bpfMapLinks             = "links"
+	bpfMapLists             = "lists"
+	bpfMapLoads             = "loads"
+	bpfMapMacs              = "macs"
+	bpfMapMessages          = "messages"
+	bpfMapOurs              = "ours"
+	bpfMapPieces            = "pieces"
+	bpfMapPlaces            = "places"
+	bpfMapPlans             = "plans"
+	bpfMapPools             = "pools"
+	bpfMapQuotes            = "quotes"
+	bpfMapReasons           = "reasons"
+	bpfMapRestTc            = "rest_tc"
+	bpfMapRestXdp           = "rest_xdp"
+	bpfMapRoutes            = "routes"
+	bpfMapServerEstimates   = "server_estimates"
+	bpfMapServers           = "servers"
+	bpfMapServiceEstimates  = "service_estimates"
+	bpfMapServiceSlots      = "service_slots"
+	bpfMapServices          = "services"
+	bpfMapSupers            = "supers"
+	bpfMapSweepers          = "sweepers"
+	bpfProgDirectorAnchor   = "director_anchor"
+	bpfProgDirectorFragment = "director_fragment"
+	bpfProgDirectorOut      = "director_out"
+	bpfProgDirectorRelated  = "director_related"
+	bpfProgDirectorRest     = "director_rest"
+	bpfProgDirectorRestXdp  = "director_rest_xdp"
+	bpfProgDirectorStart    = "director_start"
+	bpfProgDirectorTc       = "director_tc"
+	bpfProgDirectorXdp      = "director_xdp"
+	bpfVarActiveStates      = "active_states"
+	bpfVarCpus              = "cpus"
+	bpfVarCrcShift          = "crc_shift"
+	bpfVarDry               = "dry"
+	bpfVarHz                = "hz"
+	bpfVarLoopback          = "loopback"
+	bpfVarNextState         = "next_state"
+	bpfVarSctpEvents        = "sctp_events"
+	bpfVarSeed              = "seed"
+	bpfVarSegments          = "segments"
+	bpfVarServersSize       = "servers_size"
+	bpfVarServicesSize      = "services_size"
+	bpfVarSettings          = "settings"
+	bpfVarTestClock         = "test_clock"
 )
 
 // loadBpf returns the embedded CollectionSpec for bpf.
@@ -618,15 +631,15 @@ type bpfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfProgramSpecs struct {
-	DirectorAnchor      *ebpf.ProgramSpec `ebpf:"director_anchor"`
-	DirectorOut         *ebpf.ProgramSpec `ebpf:"director_out"`
-	DirectorOutFragment *ebpf.ProgramSpec `ebpf:"director_out_fragment"`
-	DirectorOutRelated  *ebpf.ProgramSpec `ebpf:"director_out_related"`
-	DirectorStart       *ebpf.ProgramSpec `ebpf:"director_start"`
-	DirectorTc          *ebpf.ProgramSpec `ebpf:"director_tc"`
-	DirectorTcFragment  *ebpf.ProgramSpec `ebpf:"director_tc_fragment"`
-	DirectorTcRelated   *ebpf.ProgramSpec `ebpf:"director_tc_related"`
-	DirectorXdp         *ebpf.ProgramSpec `ebpf:"director_xdp"`
+	DirectorAnchor   *ebpf.ProgramSpec `ebpf:"director_anchor"`
+	DirectorFragment *ebpf.ProgramSpec `ebpf:"director_fragment"`
+	DirectorOut      *ebpf.ProgramSpec `ebpf:"director_out"`
+	DirectorRelated  *ebpf.ProgramSpec `ebpf:"director_related"`
+	DirectorRest     *ebpf.ProgramSpec `ebpf:"director_rest"`
+	DirectorRestXdp  *ebpf.ProgramSpec `ebpf:"director_rest_xdp"`
+	DirectorStart    *ebpf.ProgramSpec `ebpf:"director_start"`
+	DirectorTc       *ebpf.ProgramSpec `ebpf:"director_tc"`
+	DirectorXdp      *ebpf.ProgramSpec `ebpf:"director_xdp"`
 }
 
 // bpfMapSpecs contains maps before they are loaded into the kernel.
@@ -653,8 +666,9 @@ type bpfMapSpecs struct {
 	Plans            *ebpf.MapSpec `ebpf:"plans"`
 	Pools            *ebpf.MapSpec `ebpf:"pools"`
 	Quotes           *ebpf.MapSpec `ebpf:"quotes"`
-	Rare             *ebpf.MapSpec `ebpf:"rare"`
 	Reasons          *ebpf.MapSpec `ebpf:"reasons"`
+	RestTc           *ebpf.MapSpec `ebpf:"rest_tc"`
+	RestXdp          *ebpf.MapSpec `ebpf:"rest_xdp"`
 	Routes           *ebpf.MapSpec `ebpf:"routes"`
 	ServerEstimates  *ebpf.MapSpec `ebpf:"server_estimates"`
 	Servers          *ebpf.MapSpec `ebpf:"servers"`
@@ -725,8 +739,9 @@ type bpfMaps struct {
 	Plans            *ebpf.Map `ebpf:"plans"`
 	Pools            *ebpf.Map `ebpf:"pools"`
 	Quotes           *ebpf.Map `ebpf:"quotes"`
-	Rare             *ebpf.Map `ebpf:"rare"`
 	Reasons          *ebpf.Map `ebpf:"reasons"`
+	RestTc           *ebpf.Map `ebpf:"rest_tc"`
+	RestXdp          *ebpf.Map `ebpf:"rest_xdp"`
 	Routes           *ebpf.Map `ebpf:"routes"`
 	ServerEstimates  *ebpf.Map `ebpf:"server_estimates"`
 	Servers          *ebpf.Map `ebpf:"servers"`
@@ -759,8 +774,9 @@ func (m *bpfMaps) Close() error {
 		m.Plans,
 		m.Pools,
 		m.Quotes,
-		m.Rare,
 		m.Reasons,
+		m.RestTc,
+		m.RestXdp,
 		m.Routes,
 		m.ServerEstimates,
 		m.Servers,
@@ -796,27 +812,27 @@ type bpfVariables struct {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfPrograms struct {
-	DirectorAnchor      *ebpf.Program `ebpf:"director_anchor"`
-	DirectorOut         *ebpf.Program `ebpf:"director_out"`
-	DirectorOutFragment *ebpf.Program `ebpf:"director_out_fragment"`
-	DirectorOutRelated  *ebpf.Program `ebpf:"director_out_related"`
-	DirectorStart       *ebpf.Program `ebpf:"director_start"`
-	DirectorTc          *ebpf.Program `ebpf:"director_tc"`
-	DirectorTcFragment  *ebpf.Program `ebpf:"director_tc_fragment"`
-	DirectorTcRelated   *ebpf.Program `ebpf:"director_tc_related"`
-	DirectorXdp         *ebpf.Program `ebpf:"director_xdp"`
+	DirectorAnchor   *ebpf.Program `ebpf:"director_anchor"`
+	DirectorFragment *ebpf.Program `ebpf:"director_fragment"`
+	DirectorOut      *ebpf.Program `ebpf:"director_out"`
+	DirectorRelated  *ebpf.Program `ebpf:"director_related"`
+	DirectorRest     *ebpf.Program `ebpf:"director_rest"`
+	DirectorRestXdp  *ebpf.Program `ebpf:"director_rest_xdp"`
+	DirectorStart    *ebpf.Program `ebpf:"director_start"`
+	DirectorTc       *ebpf.Program `ebpf:"director_tc"`
+	DirectorXdp      *ebpf.Program `ebpf:"director_xdp"`
 }
 
 func (p *bpfPrograms) Close() error {
 	return _BpfClose(
 		p.DirectorAnchor,
+		p.DirectorFragment,
 		p.DirectorOut,
-		p.DirectorOutFragment,
-		p.DirectorOutRelated,
+		p.DirectorRelated,
+		p.DirectorRest,
+		p.DirectorRestXdp,
 		p.DirectorStart,
 		p.DirectorTc,
-		p.DirectorTcFragment,
-		p.DirectorTcRelated,
 		p.DirectorXdp,
 	)
 }

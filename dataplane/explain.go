@@ -114,11 +114,8 @@ func (in *instance) ask(q Question, a *arrival) (*Explanation, error) {
 	if err != nil {
 		return nil, err
 	}
-	pin, marked := "tc", in.marks()
-	if a.local {
-		pin = "out"
-	}
-	r, err := in.dryRun(pin, a, a.ifindex, 0)
+	marked := in.marks()
+	r, err := in.dryRun(a, a.local, a.ifindex, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +131,7 @@ func (in *instance) ask(q Question, a *arrival) (*Explanation, error) {
 			x.Notes = append(x.Notes, fmt.Sprintf("there is no service of mark %d; this holds if the firewall leaves bit 0x%x of the mark alone", q.Mark, markAsk))
 		}
 		x.Notes = append(x.Notes, fmt.Sprintf("decided at %s, where the firewall's mark is known", markDevice))
-		if r, err = in.dryRun("out", a, s.Device, mark); err != nil {
+		if r, err = in.dryRun(a, true, s.Device, mark); err != nil {
 			return nil, err
 		}
 	}

@@ -88,7 +88,7 @@ func TestDryRunsForetell(t *testing.T) {
 	sweepers, err := w.mustLook().m(bpfMapSweepers)
 	must(t, err)
 	must(t, sweepers.Put(uint32(0), bpfSweeper{PlacesSwept: 1 << 62}))
-	dry, err := w.mustLook().rehearse("tc")
+	dry, err := w.mustLook().rehearse()
 	must(t, err)
 	defer dry.Close()
 	for n, scheduler := range lvs.Schedulers {
@@ -129,7 +129,7 @@ func (w *world) tellOne(dry *rehearsal, j *judged, r *rand.Rand, foretold *int) 
 	j.client = netip.AddrPortFrom(netip.AddrFrom4([4]byte{11, 0, 0, byte(r.IntN(8))}), uint16(1000+r.IntN(40)))
 	frame := j.path.in([]string{"S", "S", "S", "A", "R"}[r.IntN(5)]).frame(w.t)
 	before := w.mustDump(j.slot)
-	told, err := dry.run(frame, uint32(w.clients.Attrs().Index), 0)
+	told, err := dry.run(frame, false, uint32(w.clients.Attrs().Index), 0)
 	must(w.t, err)
 	w.checkSame(j.scheduler, before, j.slot)
 
@@ -288,8 +288,8 @@ func TestExplainRefuses(t *testing.T) {
 	out, err := w.look.program("out")
 	must(t, err)
 	defer out.Close()
-	must(t, os.Remove(w.place.Path+"/tc"))
-	must(t, out.Pin(w.place.Path+"/tc"))
+	must(t, os.Remove(w.place.Path+"/"+restPin))
+	must(t, out.Pin(w.place.Path+"/"+restPin))
 	if _, err := w.Explain(question); !errors.Is(err, errOtherVersion) {
 		t.Errorf("another program: %v", err)
 	}
@@ -305,14 +305,14 @@ func TestDryRunsForetellLocals(t *testing.T) {
 	w := mustWorld(t, small)
 	p := fullPaths[0]
 	w.mustUpdate(addFull(p, lvs.Ports{First: 5000, Last: 5003}))
-	dry, err := w.mustLook().rehearse("tc")
+	dry, err := w.mustLook().rehearse()
 	must(t, err)
 	defer dry.Close()
 	at := uint32(w.clients.Attrs().Index)
 	for n := range 6 {
 		frame := p.from(uint16(7000 + n)).in("S").frame(t)
 		before := w.mustDump()
-		told, err := dry.run(frame, at, 0)
+		told, err := dry.run(frame, false, at, 0)
 		must(t, err)
 		w.checkSame("FULLNAT", before)
 		verdict, out := w.run(w.tc, w.clients, frame)

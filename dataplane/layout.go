@@ -39,7 +39,7 @@ func ownLayout() uint32 { return uint32(len(steps)) + 1 }
 var still = []string{bpfMapConns, bpfMapGuards, bpfMapLinks, bpfMapLoads}
 
 // passing are the maps that each set of programs has for itself: what is worked in for the time of a packet.
-var passing = []string{bpfMapPlans, bpfMapFindings, bpfMapQuotes, bpfMapSupers, bpfMapRare, constants}
+var passing = []string{bpfMapPlans, bpfMapFindings, bpfMapQuotes, bpfMapSupers, bpfMapRestTc, bpfMapRestXdp, constants}
 
 // release is the version of an instance's programs and maps. It is pinned beside them.
 type release struct {

@@ -25,10 +25,10 @@ const settingsPin, settingsMap = "settings", ".data.settings"
 
 // programPins are the pinned programs: those for the hooks, and what an upgrade that was cut short needs, whoever completes it.
 var programPins = map[string]string{
-	"tc": bpfProgDirectorTc, "xdp": bpfProgDirectorXdp, "out": bpfProgDirectorOut, startPin: bpfProgDirectorStart, lookupPin: bpfProgDirectorAnchor,
+	"tc": bpfProgDirectorTc, "xdp": bpfProgDirectorXdp, "out": bpfProgDirectorOut, restPin: bpfProgDirectorRest, startPin: bpfProgDirectorStart, lookupPin: bpfProgDirectorAnchor,
 }
 
-const startPin, lookupPin = "start", "lookup"
+const restPin, startPin, lookupPin = "rest", "start", "lookup"
 
 // hertz is the kernel's tick rate, as the resolution of its coarse clock tells it.
 func hertz() (uint32, error) {
@@ -181,7 +181,7 @@ func build(dir string, c *ebpf.CollectionSpec) error {
 	defer coll.Close()
 	in := &instance{dir: dir, pinned: map[string]*ebpf.Map{}}
 	for _, step := range []func() error{
-		func() error { return putRare(coll) },
+		func() error { return putRest(coll) },
 		func() error { return pinAll(coll, dir) },
 		func() error {
 			return place.Anchor(dir, coll.Programs[bpfProgDirectorTc], coll.Programs[bpfProgDirectorAnchor])
@@ -214,10 +214,18 @@ func mapPin(name string) string {
 	return name
 }
 
-// putRare has the programs for ICMP and fragments called by the others.
-func putRare(c *ebpf.Collection) error {
-	for i, name := range []string{bpfProgDirectorTcRelated, bpfProgDirectorOutRelated, bpfProgDirectorTcFragment, bpfProgDirectorOutFragment} { // in the order of RARE_RELATED_IN and so on
-		if err := c.Maps[bpfMapRare].Put(uint32(i), c.Programs[name]); err != nil {
+// putRest has the programs for the rest called by the first ones.
+func putRest(c *ebpf.Collection) error {
+	for _, r := range []struct {
+		programs, program string
+		at                bpfRest
+	}{
+		{bpfMapRestTc, bpfProgDirectorRest, bpfRestREST_USUAL},
+		{bpfMapRestTc, bpfProgDirectorRelated, bpfRestREST_RELATED},
+		{bpfMapRestTc, bpfProgDirectorFragment, bpfRestREST_FRAGMENT},
+		{bpfMapRestXdp, bpfProgDirectorRestXdp, bpfRestREST_USUAL},
+	} {
+		if err := c.Maps[r.programs].Put(uint32(r.at), c.Programs[r.program]); err != nil {
 			return err
 		}
 	}

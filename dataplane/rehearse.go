@@ -48,21 +48,21 @@ var (
 	copied  = []string{bpfMapLoads, bpfMapLinks}
 )
 
-// rehearsal is a running program once more, for dry runs.
+// rehearsal is the program for the rest once more, for dry runs: it decides about any packet.
 type rehearsal struct {
 	*ebpf.Collection
 	program *ebpf.Program
 	live    map[string]*ebpf.Map // those of the running programs, of what is copied
 }
 
-// rehearse loads a running program once more, with the constant dry set. The kernel's tags of both tell that the
+// rehearse loads the running program once more, with the constant dry set. The kernel's tags of both tell that the
 // instructions are the same.
-func (in *instance) rehearse(pin string) (*rehearsal, error) {
+func (in *instance) rehearse() (*rehearsal, error) {
 	c, err := loadBpf()
 	if err != nil {
 		return nil, err
 	}
-	name := programPins[pin]
+	name := programPins[restPin]
 	c.Programs = map[string]*ebpf.ProgramSpec{name: c.Programs[name]}
 	shared, live := map[string]*ebpf.Map{}, map[string]*ebpf.Map{}
 	for of, m := range c.Maps {
@@ -94,7 +94,7 @@ func (in *instance) rehearse(pin string) (*rehearsal, error) {
 		return nil, explainLoad(err)
 	}
 	r := &rehearsal{coll, coll.Programs[name], live}
-	if err := in.same(pin, r.program); err != nil {
+	if err := in.same(r.program); err != nil {
 		r.Close()
 		return nil, err
 	}
@@ -133,8 +133,8 @@ func (in *instance) takeConstants(c *ebpf.CollectionSpec) error {
 
 var errOtherVersion = errors.New("the running program is that of another version of director, which may decide otherwise: `director upgrade` replaces it")
 
-func (in *instance) same(pin string, p *ebpf.Program) error {
-	running, err := in.program(pin)
+func (in *instance) same(p *ebpf.Program) error {
+	running, err := in.program(restPin)
 	if err != nil {
 		return err
 	}
@@ -170,8 +170,8 @@ func copyMap(to, from *ebpf.Map) error {
 	return nil
 }
 
-// run asks about a packet with a mark at an interface.
-func (r *rehearsal) run(frame []byte, ifindex, mark uint32) (*dryRun, error) {
+// run asks about a packet with a mark at an interface, where it comes in or, with egress, leaves.
+func (r *rehearsal) run(frame []byte, egress bool, ifindex, mark uint32) (*dryRun, error) {
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return nil, err
@@ -193,6 +193,7 @@ func (r *rehearsal) run(frame []byte, ifindex, mark uint32) (*dryRun, error) {
 	}
 	for i := range plans {
 		plans[i] = bpfPlan{Turn: plans[i].Turn, Begun: plans[i].Begun, Template: noLine}
+		plans[i].Flow.Leaves = egress
 		plans[i].Decision.At = noLine
 	}
 	if err := r.Maps[bpfMapPlans].Put(uint32(0), plans); err != nil {
@@ -230,12 +231,12 @@ func (r *rehearsal) run(frame []byte, ifindex, mark uint32) (*dryRun, error) {
 	return d, nil
 }
 
-// dryRun asks a program about a packet.
-func (in *instance) dryRun(pin string, a *arrival, ifindex, mark uint32) (*dryRun, error) {
-	r, err := in.rehearse(pin)
+// dryRun asks about a packet.
+func (in *instance) dryRun(a *arrival, egress bool, ifindex, mark uint32) (*dryRun, error) {
+	r, err := in.rehearse()
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	return r.run(a.frame, ifindex, mark)
+	return r.run(a.frame, egress, ifindex, mark)
 }

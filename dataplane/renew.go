@@ -48,7 +48,7 @@ func (f *running) loadSpec(c *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 	if err != nil {
 		return nil, explainLoad(err)
 	}
-	if err := putRare(n); err != nil {
+	if err := putRest(n); err != nil {
 		n.Close()
 		return nil, err
 	}

@@ -210,9 +210,12 @@ type restorerPlan struct {
 		Tos         uint8
 		Early       bool
 		Follows     bool
+		Leaves      bool
 		Routed      bool
 		Call        bool
+		_           [3]byte
 		Mark        uint32
+		_           [4]byte
 	}
 	Decision struct {
 		_         structs.HostLayout
@@ -297,6 +300,15 @@ const (
 	restorerReasonREASON_UNSUPPORTED      restorerReason = 16
 	restorerReasonREASON_NO_CALL          restorerReason = 17
 	restorerReasonREASONS                 restorerReason = 18
+)
+
+type restorerRest uint32
+
+const (
+	restorerRestREST_USUAL    restorerRest = 0
+	restorerRestREST_RELATED  restorerRest = 1
+	restorerRestREST_FRAGMENT restorerRest = 2
+	restorerRestRESTS         restorerRest = 3
 )
 
 type restorerRestoreOutcome uint32
@@ -508,8 +520,9 @@ const (
 	restorerMapPlaces           = "places"
 	restorerMapPlans            = "plans"
 	restorerMapPools            = "pools"
-	restorerMapRare             = "rare"
 	restorerMapReasons          = "reasons"
+	restorerMapRestTc           = "rest_tc"
+	restorerMapRestXdp          = "rest_xdp"
 	restorerMapRestoring        = "restoring"
 	restorerMapRoutes           = "routes"
 	restorerMapServerEstimates  = "server_estimates"
@@ -602,8 +615,9 @@ type restorerMapSpecs struct {
 	Places           *ebpf.MapSpec `ebpf:"places"`
 	Plans            *ebpf.MapSpec `ebpf:"plans"`
 	Pools            *ebpf.MapSpec `ebpf:"pools"`
-	Rare             *ebpf.MapSpec `ebpf:"rare"`
 	Reasons          *ebpf.MapSpec `ebpf:"reasons"`
+	RestTc           *ebpf.MapSpec `ebpf:"rest_tc"`
+	RestXdp          *ebpf.MapSpec `ebpf:"rest_xdp"`
 	Restoring        *ebpf.MapSpec `ebpf:"restoring"`
 	Routes           *ebpf.MapSpec `ebpf:"routes"`
 	ServerEstimates  *ebpf.MapSpec `ebpf:"server_estimates"`
@@ -672,8 +686,9 @@ type restorerMaps struct {
 	Places           *ebpf.Map `ebpf:"places"`
 	Plans            *ebpf.Map `ebpf:"plans"`
 	Pools            *ebpf.Map `ebpf:"pools"`
-	Rare             *ebpf.Map `ebpf:"rare"`
 	Reasons          *ebpf.Map `ebpf:"reasons"`
+	RestTc           *ebpf.Map `ebpf:"rest_tc"`
+	RestXdp          *ebpf.Map `ebpf:"rest_xdp"`
 	Restoring        *ebpf.Map `ebpf:"restoring"`
 	Routes           *ebpf.Map `ebpf:"routes"`
 	ServerEstimates  *ebpf.Map `ebpf:"server_estimates"`
@@ -704,8 +719,9 @@ func (m *restorerMaps) Close() error {
 		m.Places,
 		m.Plans,
 		m.Pools,
-		m.Rare,
 		m.Reasons,
+		m.RestTc,
+		m.RestXdp,
 		m.Restoring,
 		m.Routes,
 		m.ServerEstimates,

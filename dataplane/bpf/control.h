@@ -78,3 +78,14 @@ static __always_inline bool template_goes_on(struct conn *e, __u32 segment, __u3
 	}
 	return true;
 }
+
+/* The line of the connection that a return entry in another line belongs to, or NO_LINE. */
+static __always_inline __u32 return_conn(__u32 back)
+{
+	__u32 at = link_at(back);
+	struct conn *e = at == NO_LINE ? NULL : conn_at(at);
+
+	if (!e || !(READ_ONCE(e->own) & OWN_LIVE) || READ_ONCE(e->kind) != CONN_PLAIN || link_at(at) != back)
+		return NO_LINE;
+	return at;
+}

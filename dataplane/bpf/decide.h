@@ -1,41 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* decide.h - flow -> decision: the connection that a packet belongs to, in which direction, and what it becomes. Never sees the
- * packet itself, so it is verified once and shared by the hooks. */
+/* decide.h - flow -> decision, for any packet: where known.h finds no connection that goes on, one that is over is ended, and a
+ * service makes a new one. Never sees the packet itself, so it is verified once and shared by the hooks. */
 #pragma once
+#include "known.h"
 #include "service.h"
-
-static __always_inline __u32 ours_bit(const __u64 addr[2])
-{
-	return ((addr[0] ^ addr[1]) * 0x9e3779b97f4a7c15ULL) >> (64 - 15);
-}
-
-static __always_inline bool ours_has(const __u64 *words, const __u64 addr[2])
-{
-	__u32 bit = ours_bit(addr);
-
-	return words[(bit / 64) & (OURS_WORDS - 1)] >> (bit & 63) & 1;
-}
-
-static __always_inline void ours_add(__u64 *words, const __u64 addr[2])
-{
-	__u32 bit = ours_bit(addr);
-
-	__sync_fetch_and_or(&words[(bit / 64) & (OURS_WORDS - 1)], 1ULL << (bit & 63));
-}
-
-/* What a packet has to do with addresses of ours: bits. */
-enum { OURS_VIRTUAL = 1, OURS_SERVER = 2, OURS_LOCAL = 4, OURS_MARK = 8 };
-
-static __always_inline __u32 ours_of(struct flow *f)
-{
-	__u32 zero = 0;
-	struct address_bits *o = bpf_map_lookup_elem(&ours, &zero);
-
-	if (!o)
-		return 0;
-	return (ours_has(o->virtual, f->dst) ? OURS_VIRTUAL : 0) | (ours_has(o->local, f->dst) ? OURS_LOCAL : 0) |
-	       (ours_has(o->server, f->src) ? OURS_SERVER : 0) | (f->routed && f->mark ? OURS_MARK : 0);
-}
 
 /* A packet of a one-packet service: no entry, no load, and its answer is not known. Or one whose entry a dry run leaves out. */
 static __always_inline void decide_once(struct decision *d, struct flow *f, struct plan *p)
@@ -83,48 +51,6 @@ static __always_inline bool conn_deserted(struct conn *e, struct flow *f)
 	return d && (d->use != SLOT_LIVE || (!d->weight && f->opens));
 }
 
-/* A packet to the server comes from a local address in FULLNAT, and has to tell the client's as long as the server has not heard it. */
-static __always_inline bool decide_local(struct decision *d, struct flow *f, struct conn *e)
-{
-	struct conn *r = conn_at(link_at(d->at));
-
-	if (!r)
-		return false;
-	decide_source(d, r->client, r->client_port);
-	/* an ICMP error has no room for it, nor has a fragment, whose bytes are counted */
-	d->tell = f->protocol == IPPROTO_TCP && !f->quoted && !f->fragment && f->event != TCP_EVENT_SYN &&
-		  f->event != TCP_EVENT_RST && !(READ_ONCE(e->life) & LIFE_ANSWERED);
-	return true;
-}
-
-/* The packet belongs to a connection, in a direction. */
-static __always_inline void decide_conn(struct decision *d, struct flow *f, struct conn *e, enum direction dir)
-{
-	__u32 slot = READ_ONCE(e->server);
-	struct server *server = bpf_map_lookup_elem(&servers, &slot);
-
-	d->direction = dir;
-	d->forward = READ_ONCE(e->life) >> LIFE_FORWARD_SHIFT;
-	if (!server)
-		return;
-	d->server = server->use == SLOT_LIVE ? slot : 0;
-	d->outcome = OUTCOME_DROP;
-	if (dir == DIRECTION_OUTPUT) {
-		decide_source(d, e->virtual, e->virtual_port);
-		decide_destination(d, e->client, e->client_port);
-	} else {
-		d->reason = REASON_REMOVED;
-		if (!d->server)
-			return;
-		decide_source(d, f->src, f->src_port);
-		if (d->forward == FORWARD_FULLNAT && !decide_local(d, f, e))
-			return;
-		decide_destination(d, server->addr, conn_port(e, server));
-	}
-	d->reason = REASON_NONE;
-	d->outcome = OUTCOME_FORWARD;
-}
-
 static __always_inline void decide_scheduled(struct decision *d, int scheduled)
 {
 	switch (scheduled) {
@@ -160,8 +86,6 @@ static __always_inline void decide_scheduled(struct decision *d, int scheduled)
 /* A packet without a connection. Step by step, not nested, for the stack's sake. */
 static __always_inline void decide_new(struct decision *d, struct flow *f, struct plan *p, struct segment *s)
 {
-	if (f->quoted)
-		return;
 	int i = service_of(f);
 	if ((i >= 0 || i == SCHEDULED_NO_CALL) && !f->routed && settings.marks & (f->family == FAMILY_IPV4 ? 1 : 2)) {
 		d->outcome = OUTCOME_ASK;
@@ -204,12 +128,8 @@ static __always_inline void decide_new(struct decision *d, struct flow *f, struc
 
 static __always_inline void decide_input(struct decision *d, struct flow *f, struct plan *p)
 {
-	p->key.word = key_word(f->src_port, f->dst_port, f->protocol, CONN_PLAIN);
-	p->key.client[0] = f->src[0];
-	p->key.client[1] = f->src[1];
-	p->key.virtual[0] = f->dst[0];
-	p->key.virtual[1] = f->dst[1];
-	struct home h = home_of(&p->key);
+	key_from_client(p, f);
+	struct home h = p->home;
 	struct segment *s = bpf_map_lookup_elem(&conns, &h.segment);
 	if (!s)
 		return;
@@ -229,54 +149,7 @@ static __always_inline void decide_input(struct decision *d, struct flow *f, str
 		decide_conn(d, f, e, DIRECTION_INPUT);
 		return;
 	}
-	p->home = h;
 	decide_new(d, f, p, s);
-}
-
-static __always_inline void decide_output(struct decision *d, struct flow *f, struct plan *p)
-{
-	p->key.word = key_word(f->dst_port, f->src_port, f->protocol, CONN_PLAIN);
-	p->key.client[0] = f->dst[0];
-	p->key.client[1] = f->dst[1];
-	p->key.virtual[0] = f->src[0];
-	p->key.virtual[1] = f->src[1];
-	struct home h = home_of(&p->key);
-	struct segment *s = bpf_map_lookup_elem(&conns, &h.segment);
-	if (!s)
-		return;
-	struct conn *e = conn_find_answer(s, &p->key, h.line);
-	if (!e || conn_expired(e, now()))
-		return;
-	d->at = h.segment * SEGMENT_LINES + line_of(s, e);
-	decide_conn(d, f, e, DIRECTION_OUTPUT);
-}
-
-/* A packet to a local address of FULLNAT. */
-static __always_inline void decide_return(struct decision *d, struct flow *f, struct plan *p)
-{
-	p->key.word = key_word(f->dst_port, f->src_port, f->protocol, CONN_RETURN);
-	p->key.client[0] = f->dst[0];
-	p->key.client[1] = f->dst[1];
-	p->key.virtual[0] = f->src[0];
-	p->key.virtual[1] = f->src[1];
-	struct home h = home_of(&p->key);
-	struct segment *s = bpf_map_lookup_elem(&conns, &h.segment);
-	if (!s)
-		return;
-	struct conn *r = conn_find(s, &p->key, h.line);
-	if (!r)
-		return;
-	__u32 at = return_conn(h.segment * SEGMENT_LINES + line_of(s, r));
-	struct conn *e = at == NO_LINE ? NULL : conn_at(at);
-	if (!e) { /* for a moment the one is there without the other */
-		d->outcome = OUTCOME_DROP;
-		d->reason = REASON_TABLE_BUSY;
-		return;
-	}
-	if (conn_expired(e, now()))
-		return;
-	d->at = at;
-	decide_conn(d, f, e, DIRECTION_OUTPUT);
 }
 
 /* Decides about a packet that has addresses of ours. */
@@ -287,12 +160,7 @@ __noinline int decide(struct flow *f, struct plan *p, __u32 of_ours)
 
 	if (!f || !p || !o)
 		return OUTCOME_PASS;
-	struct decision *d = &p->decision;
-	d->outcome = OUTCOME_PASS;
-	d->reason = REASON_NONE;
-	d->server = 0;
-	d->tell = 0;
-	d->at = NO_LINE;
+	struct decision *d = decide_nothing(p);
 	if (of_ours & OURS_LOCAL)
 		decide_return(d, f, p);
 	if (!d->outcome && of_ours & (OURS_VIRTUAL | OURS_MARK)) {

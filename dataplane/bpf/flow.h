@@ -11,6 +11,7 @@ enum parsed {
 	PARSED_FLOW, /* a TCP or UDP packet, a fragment of one, or an ICMP error about one; or SCTP, AH or ESP */
 	PARSED_ICMP, /* nothing yet: it is for the program for ICMP */
 	PARSED_FRAGMENT, /* nothing yet: it is for the program for fragments */
+	PARSED_LATER, /* nothing yet: it is for the program for the rest */
 	PARSED_MALFORMED, /* addresses only */
 	PARSED_OTHER, /* nothing */
 };
@@ -42,6 +43,7 @@ struct flow {
 	__u8 tos; /* or traffic class */
 	bool early; /* tc will see the packet, too, if it is passed: what can be decided only once is left to it */
 	bool follows; /* AH or ESP, which follow the connection of their ISAKMP: protocol and ports are that one's */
+	bool leaves; /* on its way out; known before it is parsed */
 	bool routed; /* the firewall has had its turn, and so has the hop count */
 	bool call; /* a datagram with a Call-ID, which call.h keeps */
 	__u32 mark; /* the firewall's */

@@ -16,20 +16,30 @@
 
 enum hook { HOOK_XDP, HOOK_TC };
 
-/* What few packets are has programs of its own, on tc: the verifier would otherwise go through all that can be together. */
-enum packet_kind { PACKET_USUAL, PACKET_RELATED, PACKET_FRAGMENT };
+/* What a program is for. The verifier would otherwise go through all that can be together. */
+enum packet_kind {
+	PACKET_KNOWN, /* TCP and UDP of connections that are there */
+	PACKET_USUAL, /* all that are neither: */
+	PACKET_RELATED, /* ICMP errors; tc only */
+	PACKET_FRAGMENT, /* tc only */
+};
 
 struct packet {
 	void *ctx;
 	enum hook hook;
 	enum packet_kind kind;
-	bool egress; /* of tc: the packet has been routed, or is a local client's */
-	__u32 device; /* ours, if it is there that the packet is on its way out */
+	bool *leaves; /* of tc: the packet has been routed, or is a local client's */
 	void *data, *end;
 };
 
 #define XDP(p) ((struct xdp_md *)(p)->ctx)
 #define SKB(p) ((struct __sk_buff *)(p)->ctx)
+
+/* Whether the packet is on its way out. Read again each time, so that the verifier does not go through all that follows twice. */
+static __always_inline bool packet_leaves(struct packet *p)
+{
+	return p->hook == HOOK_TC && *(volatile bool *)p->leaves;
+}
 
 /* Reads the packet's bounds again, which every helper that may move it makes necessary. */
 static __always_inline void packet_reload(struct packet *p)
@@ -80,7 +90,7 @@ static __always_inline __u32 packet_mark(struct packet *p)
 /* Whether the frame is for this host: not one that a promiscuous interface sees, and no broadcast. */
 static __always_inline bool packet_is_ours(struct packet *p)
 {
-	if (p->egress)
+	if (packet_leaves(p))
 		return true;
 	if (p->hook == HOOK_TC)
 		return SKB(p)->pkt_type == 0; /* PACKET_HOST */
@@ -165,8 +175,8 @@ static __always_inline int packet_send(struct packet *p, __u32 ifindex, enum rou
 /* Lets the packet go on as if we were not there. What was brought to our device comes in by it, and is not brought there again. */
 static __always_inline int packet_pass(struct packet *p)
 {
-	if (p->egress && p->device)
-		return bpf_redirect(p->device, BPF_F_INGRESS);
+	if (packet_leaves(p) && SKB(p)->ifindex == settings.device)
+		return bpf_redirect(SKB(p)->ifindex, BPF_F_INGRESS);
 	return p->hook == HOOK_XDP ? XDP_PASS : TC_ACT_UNSPEC;
 }
 
@@ -175,7 +185,7 @@ static __always_inline int packet_to_client(struct packet *p)
 {
 	struct ethhdr *eth = p->data;
 
-	if (p->egress || p->hook == HOOK_XDP || (void *)(eth + 1) > p->end)
+	if (packet_leaves(p) || p->hook == HOOK_XDP || (void *)(eth + 1) > p->end)
 		return packet_pass(p);
 	__builtin_memset(eth->h_dest, 0, ETH_ALEN);
 	return bpf_redirect(loopback, BPF_F_INGRESS);

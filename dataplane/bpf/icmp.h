@@ -153,5 +153,5 @@ static __always_inline int icmp_answer(struct packet *p, struct flow *f, const s
 	__builtin_memcpy(mac, eth->h_source, ETH_ALEN);
 	__builtin_memcpy(eth->h_source, eth->h_dest, ETH_ALEN);
 	__builtin_memcpy(eth->h_dest, mac, ETH_ALEN);
-	return bpf_redirect(SKB(p)->ifindex, p->egress ? BPF_F_INGRESS : 0);
+	return bpf_redirect(SKB(p)->ifindex, packet_leaves(p) ? BPF_F_INGRESS : 0);
 }

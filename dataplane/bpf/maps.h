@@ -128,9 +128,10 @@ struct icmp_budget {
 };
 MAP(icmp_budgets, PERCPU_ARRAY, 1, 0, __u32, struct icmp_budget);
 
-/* The programs for what few packets are; see enum packet_kind. */
-enum { RARE_RELATED_IN, RARE_RELATED_OUT, RARE_FRAGMENT_IN, RARE_FRAGMENT_OUT, RARES };
-MAP(rare, PROG_ARRAY, RARES, 0, __u32, __u32);
+/* The programs for packets that the first ones do not forward; see enum packet_kind. */
+enum rest { REST_USUAL, REST_RELATED, REST_FRAGMENT, RESTS };
+MAP(rest_tc, PROG_ARRAY, RESTS, 0, enum rest, __u32);
+MAP(rest_xdp, PROG_ARRAY, 1, 0, enum rest, __u32);
 
 /* Packets that are on their way in fragments. */
 enum { LEADS = 16 << 10 };

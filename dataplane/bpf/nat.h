@@ -59,7 +59,7 @@ static __always_inline int nat_transport(struct packet *p, struct flow *f, struc
 	if (f->follows)
 		return 0;
 	BOUND(at, HEADERS_MASK);
-	if (f->protocol == IPPROTO_SCTP)
+	if (p->kind == PACKET_USUAL && f->protocol == IPPROTO_SCTP)
 		nat_crc(p, f, d, at);
 	else
 		packet_checksum(p, at + (udp ? 6 : 16), diff.addr, diff.port, udp, ipv6);

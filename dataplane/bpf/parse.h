@@ -88,6 +88,8 @@ static __always_inline enum parsed parse_transport(struct packet *p, struct flow
 	f->summed = false;
 	if (f->fragment == FRAGMENT_LATER)
 		return PARSED_FLOW;
+	if (p->kind == PACKET_KNOWN && f->protocol != IPPROTO_TCP && f->protocol != IPPROTO_UDP)
+		return PARSED_LATER;
 	if (p->kind == PACKET_USUAL && f->protocol != IPPROTO_TCP && f->protocol != IPPROTO_UDP)
 		return parse_other(p, f, left);
 	BOUND(at, HEADERS_MASK); /* offsets have grown in steps that the verifier forgets */
@@ -146,7 +148,7 @@ static __always_inline enum parsed parse_ipv4(struct packet *p, struct flow *f)
 		return PARSED_OTHER;
 	if (fragment && p->kind != PACKET_FRAGMENT)
 		return PARSED_FRAGMENT;
-	if (!fragment && p->kind != PACKET_USUAL)
+	if (!fragment && p->kind > PACKET_USUAL)
 		return PARSED_OTHER;
 	if (fragment && parse_fragment(f, f->transport, (fragment & 0x1fff) * 8, fragment & 0x2000, ip->id))
 		return PARSED_MALFORMED;
@@ -217,7 +219,7 @@ static __always_inline enum parsed parse_ipv6(struct packet *p, struct flow *f)
 	if (next == IPPROTO_FRAGMENT)
 		return p->kind == PACKET_FRAGMENT ? parse_ipv6_fragment(p, f) : PARSED_FRAGMENT;
 	f->protocol = next;
-	if (p->kind != PACKET_USUAL || !is_ours(next, false))
+	if (p->kind > PACKET_USUAL || !is_ours(next, false))
 		return PARSED_OTHER;
 	enum parsed parsed = parse_transport(p, f);
 	f->summed = f->summed && at == sizeof(struct ethhdr) + sizeof(*ip);
@@ -239,7 +241,7 @@ static __always_inline enum parsed parse(struct packet *p, struct flow *f)
 	f->summed = false;
 	f->mark = packet_mark(p);
 	f->early = p->hook == HOOK_XDP;
-	f->routed = p->egress;
+	f->routed = packet_leaves(p);
 	f->call = false;
 	if (eth->h_proto == bpf_htons(ETH_P_IP))
 		return parse_ipv4(p, f);

@@ -113,7 +113,7 @@ static __always_inline __u64 tunnelled(struct packet *p, struct quoted *q, bool 
 static __always_inline bool parse_inside(struct packet *p, struct flow *f, struct quoted *q, __u32 end)
 {
 	bool ipv6;
-	__u64 at = p->egress || !q->first ? 0 : tunnelled(p, q, &ipv6);
+	__u64 at = packet_leaves(p) || !q->first ? 0 : tunnelled(p, q, &ipv6);
 	__u16 ports[2];
 
 	if (!at || at > HEADERS)

@@ -84,7 +84,8 @@ static __noinline enum routed route_ask(void *ctx, const __u64 *src, const __u64
 	r->xdp = !device || device->xdp < ATTACH_XDP_NATIVE ? ROUTE_XDP_NONE :
 		 device->xdp_tx				    ? ROUTE_XDP_TX :
 							      ROUTE_XDP_REDIRECT;
-	if (dry || (same && !moved && jiffies - r->probed < ROUTE_PROBE_SECONDS * hz))
+	/* an address that shares the line with others has its turn, too, in the long run */
+	if (dry || (!(same && moved) && jiffies - r->probed < ROUTE_PROBE_SECONDS * hz))
 		return ROUTED;
 	r->probed = jiffies;
 	return ROUTED_BY_KERNEL;
@@ -117,9 +118,9 @@ static __always_inline enum routed route_to(struct packet *p, const __u64 *src, 
 		return route_ask(p->ctx, src, dst, r);
 	if (r->how != ROUTE_LINK)
 		return ROUTED_LOCALLY;
-	if (p->hook == HOOK_TC && r->probe) {
-		r->probe = 0;
-		return ROUTED_BY_KERNEL;
-	}
-	return ROUTED;
+	if (!r->probe)
+		return ROUTED;
+	if (p->kind != PACKET_KNOWN)
+		r->probe = 0; /* this one goes by the kernel, or nowhere */
+	return ROUTED_BY_KERNEL;
 }

@@ -14,8 +14,9 @@ struct sctp {
 
 enum { SCTP_HEAD = 12, SCTP_ABORT = 6, SCTP_COOKIE_ECHO = 10, SCTP_COOKIE_ACK = 11 };
 
-/* A product of polynomials over GF(2) modulo that of CRC32c, all with their bits in reverse. */
-static __always_inline __u32 crc_product(__u32 a, __u32 b)
+/* A product of polynomials over GF(2) modulo that of CRC32c, all with their bits in reverse. Global, as the next, so that the
+ * verifier goes through it once. */
+__noinline __u32 crc_product(__u32 a, __u32 b)
 {
 	__u32 product = 0;
 
@@ -29,7 +30,7 @@ static __always_inline __u32 crc_product(__u32 a, __u32 b)
 }
 
 /* How the CRC of a packet of so many bytes changes with its first four: a CRC is linear, so nobody has to read the packet, and a wrong
- * one stays wrong. Global, so that the verifier goes through it once. */
+ * one stays wrong. */
 __noinline __u32 crc_change(__u32 change, __u32 bytes)
 {
 #pragma clang loop unroll(disable)

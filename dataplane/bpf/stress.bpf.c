@@ -59,14 +59,14 @@ static __always_inline bool holds_slowly(struct conn *e, const struct conn_key *
 	return no_second_look || READ_ONCE(e->own) == own;
 }
 
-__noinline int scan_page_slowly(struct segment *s, struct conn_key *k, __u32 i)
+static long scan_step_slowly(__u32 n, struct scan *c)
 {
-	SCAN(holds_slowly);
+	SCAN_STEP(holds_slowly);
 }
 
 __noinline int scan_slowly(struct segment *s, struct conn_key *k, __u32 line)
 {
-	SCAN_PAGES(scan_page_slowly);
+	SCAN(scan_step_slowly);
 }
 
 static __always_inline struct conn *find_slowly(struct segment *s, struct conn_key *k, __u32 line)

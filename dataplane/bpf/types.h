@@ -320,7 +320,7 @@ struct route {
 	__u16 mtu; /* 0 if it is not known */
 	__u8 how; /* enum route_how */
 	__u8 xdp; /* enum route_xdp */
-	__u8 probe; /* XDP has passed a packet to tc, for the kernel to send */
+	__u8 probe; /* a packet is left for the kernel to send to the program that comes next */
 	__u8 spare[3];
 };
 
