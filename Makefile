@@ -34,11 +34,12 @@ bench: ## measure
 	$(GO) test -run='^$$' -bench=. ./...
 
 SHARE = $(DESTDIR)$(PREFIX)/share
+UNITS = $(DESTDIR)$(PREFIX)/lib/systemd/system
 LINKS = ipvsadm ipvsadm-save ipvsadm-restore
 install: build ## install director, ipvsadm as links to it, manual pages and completions below $(DESTDIR)$(PREFIX)
 	install -D -m 0755 build/director $(DESTDIR)$(PREFIX)/sbin/director
-	install -D -m 0644 realserver/director-realserver.service $(DESTDIR)$(PREFIX)/lib/systemd/system/director-realserver.service
-	sed -i 's|@PREFIX@|$(PREFIX)|' $(DESTDIR)$(PREFIX)/lib/systemd/system/director-realserver.service
+	install -D -m 0644 -t $(UNITS) cmd/director/director.service realserver/director-realserver.service
+	sed -i 's|@PREFIX@|$(PREFIX)|' $(UNITS)/director.service $(UNITS)/director-realserver.service
 	install -D -m 0644 -t $(SHARE)/man/man8 cmd/director/director.8 ipvsadm/ipvsadm.8
 	install -D -m 0644 cmd/director/completion/director.bash $(SHARE)/bash-completion/completions/director
 	install -D -m 0644 cmd/director/completion/director.zsh $(SHARE)/zsh/site-functions/_director

@@ -60,11 +60,19 @@ func (d *Director) Attach(names []string, mode XDPMode) error {
 	}
 	for i, l := range links {
 		err := in.attachTC(l)
+		if len(names) == 0 {
+			err = stillThere(l, err)
+		}
 		if err == nil && mode != XDPNone {
 			err = in.attachXDP(l, mode)
 		}
 		if err != nil {
 			return errors.Join(err, in.restore(links[:i+1], before))
+		}
+	}
+	for _, l := range links {
+		if err := in.noteAttach(l, len(names) > 0, mode); err != nil {
+			return err
 		}
 	}
 	return in.steer(in.marks(), true)
@@ -111,6 +119,9 @@ func (d *Director) Detach(names []string) error {
 		return err
 	}
 	defer in.close()
+	if err := in.noteDetach(links); err != nil {
+		return err
+	}
 	if len(names) > 0 {
 		return in.detach(links)
 	}
@@ -147,9 +158,9 @@ func isEthernet(l netlink.Link) bool { return l.Attrs().EncapType == "ether" }
 // attachable gives the interfaces that are up and that packets come in by in their own name: not lo, and not the ports of
 // a bridge or a bond, whose packets are seen on that.
 func attachable() ([]netlink.Link, error) {
-	all, err := netlink.LinkList()
+	all, err := allLinks()
 	if err != nil {
-		return nil, fmt.Errorf("list of interfaces: %w", err)
+		return nil, err
 	}
 	masters := map[int]string{}
 	for _, l := range all {
@@ -197,7 +208,7 @@ func (in *instance) attachNew() error {
 			return err
 		}
 		if d.Tc == bpfAttachmentATTACH_AUTO {
-			if err := in.attachTC(l); err != nil {
+			if err := stillThere(l, in.attachTC(l)); err != nil {
 				return err
 			}
 		}
@@ -206,7 +217,15 @@ func (in *instance) attachNew() error {
 }
 
 func (in *instance) program(pin string) (*ebpf.Program, error) {
-	return ebpf.LoadPinnedProgram(filepath.Join(in.dir, pin), nil)
+	p, err := ebpf.LoadPinnedProgram(filepath.Join(in.dir, pin), nil)
+	if err == nil && !isProgram(p, programPins[pin]) {
+		p.Close()
+		err = errForeign
+	}
+	if err != nil {
+		return nil, pinError(pin, err)
+	}
+	return p, nil
 }
 
 func (in *instance) attachTC(l netlink.Link) error {

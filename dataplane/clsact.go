@@ -33,13 +33,13 @@ func (in *instance) attachClsact(l netlink.Link, p *ebpf.Program, d bpfDevice, p
 }
 
 func hasClsact(l netlink.Link) (bool, error) {
-	qdiscs, err := netlink.QdiscList(l)
+	qdiscs, err := dump(func() ([]netlink.Qdisc, error) { return netlink.QdiscList(l) })
 	return slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool { return q.Type() == "clsact" }), err
 }
 
 // hasFilter says whether our filter is at the ingress or the egress of an interface.
 func hasFilter(l netlink.Link, parent uint32) (bool, error) {
-	filters, err := netlink.FilterList(l, parent)
+	filters, err := dump(func() ([]netlink.Filter, error) { return netlink.FilterList(l, parent) })
 	return slices.ContainsFunc(filters, func(f netlink.Filter) bool {
 		b, ok := f.(*netlink.BpfFilter)
 		return ok && b.Name == filterName && b.Priority == filterPriority && b.Handle == filterHandle

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"os"
 	"path/filepath"
 	"unsafe"
 
@@ -155,6 +156,9 @@ func (d *Director) Unload() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return d.place.Remove()
 	}
+	if errors.Is(err, ErrDamaged) || errors.Is(err, ErrOtherVersion) {
+		return d.tearDown()
+	}
 	if err != nil {
 		return err
 	}
@@ -175,7 +179,7 @@ func (d *Director) Unload() error {
 func (d *Director) loaded() (*instance, error) {
 	for {
 		in, err := d.open(unix.LOCK_EX)
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) || d.emptied() {
 			if err = d.place.Create(d.sizes.load); err != nil {
 				return nil, err
 			}
@@ -184,12 +188,18 @@ func (d *Director) loaded() (*instance, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := in.attachNew(); err != nil {
+		if err := in.follow(func(error) {}); err != nil {
 			in.close()
 			return nil, err
 		}
 		return in, nil
 	}
+}
+
+// emptied says whether somebody has removed all pins. All that was attached by links has ended with them, so nothing can be lost any more.
+func (d *Director) emptied() bool {
+	entries, err := os.ReadDir(d.place.Path)
+	return err == nil && len(entries) == 0
 }
 
 // instance is what is pinned for a namespace, open and locked.

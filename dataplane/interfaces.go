@@ -20,7 +20,11 @@ func (in *instance) readInterfaces(s *Status) error {
 	if err != nil {
 		return err
 	}
-	all, err := netlink.LinkList()
+	all, err := allLinks()
+	if err != nil {
+		return err
+	}
+	asked, err := in.asked()
 	if err != nil {
 		return err
 	}
@@ -37,14 +41,23 @@ func (in *instance) readInterfaces(s *Status) error {
 		i.TC, i.XDP = in.attached(l, d)
 		i.Egress = in.attachedOut(l, d)
 		switch {
-		case i.TC == "lost" || i.XDP == "lost" || i.Egress == "lost":
-			i.Advice = fmt.Sprintf("its program was taken off by somebody else: director detach %s; director attach %s", i.Name, i.Name)
+		case i.TC == lost || i.XDP == lost || i.Egress == lost:
+			i.Advice = "its program was taken off by somebody else: the next change puts it back, or director attach"
+		case asked[i.Name].Xdp > bpfAttachmentATTACH_NONE && i.XDP == "":
+			i.Advice = fmt.Sprintf("XDP was asked for, and is not attached: director attach --xdp=%s %s tells why", xdpModes[asked[i.Name].Xdp], i.Name)
 		case !known && i.Up:
 			i.Advice = fmt.Sprintf("not attached yet: the next change does it, or director attach %s", i.Name)
 		case i.XDP != "" && otherXDP(devices, l.Attrs().Index):
 			i.Advice = "XDP sends only to interfaces that have it too: attach it to all that packets of the services pass"
 		}
 		s.Interfaces = append(s.Interfaces, i)
+	}
+	for name, a := range asked {
+		if a.Tc != bpfAttachmentATTACH_NONE && byName(all, name) == nil {
+			s.Interfaces = append(s.Interfaces, Interface{
+				Name: name, Missing: true, Advice: "it is not there: when it comes, the next change attaches to it, or director serve at once",
+			})
+		}
 	}
 	slices.SortFunc(s.Interfaces, func(a, b Interface) int { return strings.Compare(a.Name, b.Name) })
 	return nil
@@ -66,10 +79,7 @@ func (in *instance) attached(l netlink.Link, d bpfDevice) (tc, xdp string) {
 	case bpfAttachmentATTACH_TCX:
 		tc = in.linkState(tcPin(ifindex), "tcx")
 	case bpfAttachmentATTACH_CLSACT:
-		tc = "clsact"
-		if has, err := hasClsact(l); err == nil && !has {
-			tc = "lost"
-		}
+		tc = filterState(l, netlink.HANDLE_MIN_INGRESS)
 	}
 	if mode, ok := xdpModes[d.Xdp]; ok {
 		xdp = in.linkState(xdpPin(ifindex), string(mode))
@@ -82,10 +92,7 @@ func (in *instance) attachedOut(l netlink.Link, d bpfDevice) string {
 	case bpfAttachmentATTACH_TCX:
 		return in.linkState(outPin(l.Attrs().Index), "tcx")
 	case bpfAttachmentATTACH_CLSACT:
-		if has, err := hasClsact(l); err == nil && !has {
-			return "lost"
-		}
-		return "clsact"
+		return filterState(l, netlink.HANDLE_MIN_EGRESS)
 	}
 	return ""
 }
@@ -115,21 +122,31 @@ func (in *instance) readMarks(s *Status) error {
 	return nil
 }
 
+// lost is what is attached no more, and was not taken off by us.
+const lost = "lost"
+
+func filterState(l netlink.Link, parent uint32) string {
+	if has, err := hasClsact(l); err == nil && !has {
+		return lost
+	}
+	if has, err := hasFilter(l, parent); err == nil && !has {
+		return lost
+	}
+	return "clsact"
+}
+
 func (in *instance) linkState(pin, name string) string {
 	l, err := link.LoadPinnedLink(filepath.Join(in.dir, pin), nil)
 	if err != nil {
-		return "lost"
+		return lost
 	}
 	defer l.Close()
 	info, err := l.Info()
 	if err != nil {
-		return "lost"
+		return lost
 	}
-	if t := info.TCX(); t != nil && t.Ifindex == 0 {
-		return "lost"
-	}
-	if x := info.XDP(); x != nil && x.Ifindex == 0 {
-		return "lost"
+	if isCut(info) {
+		return lost
 	}
 	return name
 }

@@ -133,6 +133,9 @@ func (in *instance) removeJournal() error { return os.Remove(in.journalPath()) }
 // what these become.
 func (f *running) carryJournal(dir string) error {
 	b, err := readJournal(f.dir)
+	if errors.Is(err, ErrDamaged) {
+		return nil // none of ours
+	}
 	if err != nil || b == nil {
 		return err
 	}
@@ -194,12 +197,12 @@ func (in *instance) broken() bool {
 
 // readJournal reads what is pinned in a directory, if anything is.
 func readJournal(dir string) ([]byte, error) {
-	m, err := ebpf.LoadPinnedMap(filepath.Join(dir, journalPin), nil)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(filepath.Join(dir, journalPin)); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	m, err := loadMap(dir, journalPin)
 	if err != nil {
-		return nil, fmt.Errorf("journal: %w", err)
+		return nil, err
 	}
 	defer m.Close()
 	b := make([]byte, 0, m.MaxEntries()*journalChunk)

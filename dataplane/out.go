@@ -67,7 +67,7 @@ func (in *instance) attachLo(most bpfAttachment) error {
 // answerHere attaches to the egress of all interfaces if a server among the records is the director itself, whose answers are
 // to be rewritten.
 func (in *instance) answerHere(records []*record) error {
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("list of addresses: %w", err)
 	}
@@ -79,6 +79,10 @@ func (in *instance) answerHere(records []*record) error {
 	if !slices.ContainsFunc(records, func(r *record) bool { return slices.ContainsFunc(r.servers, local) }) {
 		return nil
 	}
+	return in.attachOutEverywhere()
+}
+
+func (in *instance) attachOutEverywhere() error {
 	links, err := attachable()
 	if err != nil {
 		return err
@@ -86,7 +90,7 @@ func (in *instance) answerHere(records []*record) error {
 	for _, l := range links {
 		d, err := in.device(l.Attrs().Index)
 		if err == nil && d.Tc >= bpfAttachmentATTACH_TCX {
-			err = in.attachOut(l)
+			err = stillThere(l, in.attachOut(l))
 		}
 		if err != nil {
 			return err

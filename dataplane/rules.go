@@ -27,7 +27,7 @@ type rules struct {
 
 // become makes the rules lead these marks to the device, and, if exact, no others.
 func (r *rules) become(marks []uint32, exact bool) (err error) {
-	if r.all, err = netlink.RuleList(r.family); err != nil {
+	if r.all, err = dump(func() ([]netlink.Rule, error) { return netlink.RuleList(r.family) }); err != nil {
 		if len(marks) == 0 {
 			return nil // a kernel without the family
 		}

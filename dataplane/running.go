@@ -60,6 +60,9 @@ func findRunning(dir string, names []string) (*running, error) {
 			return nil, err
 		}
 	}
+	if _, err := readJournal(dir); errors.Is(err, ErrDamaged) {
+		f.wrong = append(f.wrong, err.Error())
+	}
 	r, err := readRelease(dir)
 	switch {
 	case err == nil && r.Layout == 0:

@@ -24,12 +24,13 @@ type Fill struct {
 
 // Interface tells what is attached to an interface.
 type Interface struct {
-	Name   string `json:"name"`
-	Up     bool   `json:"up"`
-	TC     string `json:"tc"`               // "tcx", "clsact", "" or, if the link has gone, "lost"
-	XDP    string `json:"xdp"`              // "native", "generic", "" or "lost"
-	Egress string `json:"egress,omitempty"` // as TC: for local clients and servers, and for packets with marks
-	Advice string `json:"advice,omitempty"` // what to do about it, if anything
+	Name    string `json:"name"`
+	Up      bool   `json:"up"`
+	Missing bool   `json:"missing,omitempty"` // it was asked for by name, and is not there
+	TC      string `json:"tc"`                // "tcx", "clsact", "" or, if the link has gone, "lost"
+	XDP     string `json:"xdp"`               // "native", "generic", "" or "lost"
+	Egress  string `json:"egress,omitempty"`  // as TC: for local clients and servers, and for packets with marks
+	Advice  string `json:"advice,omitempty"`  // what to do about it, if anything
 }
 
 // Reason tells how many packets were not forwarded for a reason.

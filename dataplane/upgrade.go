@@ -248,9 +248,9 @@ func (l pinnedLink) run(dir string, p *ebpf.Program) error {
 
 // switchFilters has the filters run the programs that are there where the kernel has no tcx.
 func switchFilters(programs map[string]*ebpf.Program) error {
-	all, err := netlink.LinkList()
+	all, err := allLinks()
 	if err != nil {
-		return fmt.Errorf("list of interfaces: %w", err)
+		return err
 	}
 	for _, l := range all {
 		if has, err := hasClsact(l); err != nil || !has {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -26,7 +27,7 @@ func (p Place) Create(build func(dir string) error) error {
 	}
 	defer l.Release()
 	p.sweep()
-	if _, err := os.Stat(p.Path); err == nil {
+	if there, err := os.ReadDir(p.Path); err == nil && len(there) > 0 {
 		return nil
 	}
 	if err := p.make(build); err != nil {
@@ -176,9 +177,22 @@ func anchor(tc, lookup *ebpf.Program) (link.Link, error) {
 	return n, nil
 }
 
-// Alive says whether the namespace of the instance in a directory still exists.
+// Alive says whether the namespace of the instance in a directory still exists. Any link tells, for somebody may have removed
+// the anchor's pin.
 func Alive(dir string) bool {
-	l, err := link.LoadPinnedLink(filepath.Join(dir, AnchorPin), nil)
+	if Anchored(dir) {
+		return true
+	}
+	entries, err := os.ReadDir(dir)
+	return err == nil && slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return holds(filepath.Join(dir, e.Name())) })
+}
+
+// Anchored says whether the anchor in a directory holds.
+func Anchored(dir string) bool { return holds(filepath.Join(dir, AnchorPin)) }
+
+// holds says whether a pin is that of a link to something that is there.
+func holds(pin string) bool {
+	l, err := link.LoadPinnedLink(pin, nil)
 	if err != nil {
 		return false
 	}
@@ -189,6 +203,9 @@ func Alive(dir string) bool {
 	}
 	if t := info.TCX(); t != nil {
 		return t.Ifindex != 0
+	}
+	if x := info.XDP(); x != nil {
+		return x.Ifindex != 0
 	}
 	if n := info.NetNs(); n != nil {
 		return n.NetnsInode != 0

@@ -39,6 +39,7 @@ type attachVerb struct {
 	Conns      room     `placeholder:"N" help:"Connections that there is room for, ${conns} unless you say otherwise, up to ${max_conns}; K and M stand for 1,024 and 1,048,576."`
 	Services   room     `placeholder:"N" help:"Services, likewise (${services})."`
 	Servers    room     `placeholder:"N" help:"Servers of all services, likewise (${servers})."`
+	Later      bool     `help:"The interfaces need not be there yet: they are attached to when they come."`
 	Interfaces []string `arg:"" optional:"" name:"interface" help:"Interfaces; all that are up, if none is named."`
 }
 
@@ -61,6 +62,9 @@ func (v attachVerb) Run() error {
 	d, err := dataplane.Open(dataplane.Sizes{Conns: int(v.Conns), Services: int(v.Services), Servers: int(v.Servers)})
 	if err != nil {
 		return err
+	}
+	if v.Later {
+		return d.Await(v.Interfaces, dataplane.XDPMode(v.XDP))
 	}
 	return d.Attach(v.Interfaces, dataplane.XDPMode(v.XDP))
 }

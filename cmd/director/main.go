@@ -27,6 +27,7 @@ type verbs struct {
 	Detach        detachVerb     `cmd:"" help:"Take the programs off network interfaces."`
 	Status        statusVerb     `cmd:"" help:"What is attached, how full the tables are, and what was not forwarded."`
 	Upgrade       upgradeVerb    `cmd:"" help:"Replace the programs that run by those of this binary, with nothing lost."`
+	Serve         serveVerb      `cmd:"" help:"Attach to interfaces as soon as they come."`
 	Setting       settingVerb    `cmd:"" help:"What kernel IPVS has as sysctls: print it, or change it."`
 	List          listVerb       `cmd:"" help:"Services and servers, and what they carry."`
 	Conns         connsVerb      `cmd:"" help:"Connections."`

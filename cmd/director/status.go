@@ -78,6 +78,10 @@ func printStatus(out io.Writer, s *dataplane.Status) error {
 		}
 		row("\nINTERFACE\tTC\tXDP\tEGRESS\t")
 		for _, i := range s.Interfaces {
+			if i.Missing {
+				row("%s\tmissing\t-\t-\t%s", i.Name, i.Advice)
+				continue
+			}
 			row("%s\t%s\t%s\t%s\t%s", i.Name, dash(i.TC), dash(i.XDP), dash(i.Egress), i.Advice)
 		}
 		row("\nNOT FORWARDED\tPACKETS\t")

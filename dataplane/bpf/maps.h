@@ -91,6 +91,8 @@ enum { ROUTES = 1024 };
 
 MAP(devices, HASH, 4096, BPF_F_NO_PREALLOC, __u32, struct device); /* interface index -> what is attached */
 
+MAP(asked, HASH, 4096, BPF_F_NO_PREALLOC, struct interface_name, struct asked); /* for Go alone */
+
 /* An interface's MAC address, by its index, for XDP. */
 enum { MACS = 1 << 16 };
 struct mac {

@@ -340,6 +340,16 @@ struct device {
 	enum attachment out; /* tc egress */
 };
 
+/* What was asked for an interface by its name, which is what it has in common with the one that comes after it. */
+struct interface_name {
+	__u8 text[16];
+};
+struct asked {
+	enum attachment tc; /* ATTACH_TCX: whatever the kernel has; ATTACH_NONE: it is to be left alone */
+	enum attachment xdp;
+	__u32 ifindex; /* that it has, or had when it was there last */
+};
+
 /* The values of a defence: off; by itself while there is little room, which it is not or is just now; always on. */
 enum defence { DEFENCE_OFF, DEFENCE_READY, DEFENCE_ON, DEFENCE_ALWAYS };
 
