@@ -227,8 +227,8 @@ func (d *Director) open(how int) (*instance, error) {
 	in := &instance{dir: d.place.Path, lock: l, pinned: map[string]*ebpf.Map{}}
 	if err := in.open(); err != nil {
 		in.close()
-		if errors.Is(err, ErrDamaged) {
-			err = fmt.Errorf("%w (`director upgrade` mends it out of what runs, and keeps every connection)", err)
+		if errors.Is(err, ErrDamaged) && d.emptied() {
+			err = fmt.Errorf("%w: somebody has removed all of them, and what they kept alive; the next change begins anew", ErrDamaged)
 		}
 		return nil, fmt.Errorf("%s: %w", in.dir, err)
 	}

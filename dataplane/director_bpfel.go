@@ -20,6 +20,13 @@ type bpfAddressBits struct {
 	Local   [512]uint64
 }
 
+type bpfAsked struct {
+	_       structs.HostLayout
+	Tc      bpfAttachment
+	Xdp     bpfAttachment
+	Ifindex uint32
+}
+
 type bpfAttachment uint32
 
 const (
@@ -158,6 +165,11 @@ type bpfIcmpBudget struct {
 	_     structs.HostLayout
 	Left  uint32
 	Since uint32
+}
+
+type bpfInterfaceName struct {
+	_    structs.HostLayout
+	Text [16]uint8
 }
 
 type bpfLinks struct {
@@ -533,6 +545,7 @@ type bpfSweeper struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	bpfMapAsked             = "asked"
 	bpfMapCalls             = "calls"
 	bpfMapConns             = "conns"
 	bpfMapCounters          = "counters"
@@ -646,6 +659,7 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
+	Asked            *ebpf.MapSpec `ebpf:"asked"`
 	Calls            *ebpf.MapSpec `ebpf:"calls"`
 	Conns            *ebpf.MapSpec `ebpf:"conns"`
 	Counters         *ebpf.MapSpec `ebpf:"counters"`
@@ -719,6 +733,7 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
+	Asked            *ebpf.Map `ebpf:"asked"`
 	Calls            *ebpf.Map `ebpf:"calls"`
 	Conns            *ebpf.Map `ebpf:"conns"`
 	Counters         *ebpf.Map `ebpf:"counters"`
@@ -754,6 +769,7 @@ type bpfMaps struct {
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
+		m.Asked,
 		m.Calls,
 		m.Conns,
 		m.Counters,

@@ -85,7 +85,10 @@ func readRelease(dir string) (r release, err error) {
 	if m.ValueSize() != uint32(binary.Size(r)) {
 		return r, pinError(releasePin, errForeign)
 	}
-	return r, m.Lookup(uint32(0), &r)
+	if err := m.Lookup(uint32(0), &r); err != nil || r.Layout == 0 {
+		return r, pinError(releasePin, errors.Join(err, errForeign))
+	}
+	return r, nil
 }
 
 // ErrOtherVersion says that what is loaded is another version's, with maps that this one does not know.
@@ -108,15 +111,31 @@ var errForeign = errors.New("something else is pinned there")
 // ErrDamaged says that something that is pinned is missing, or something else.
 var ErrDamaged = errors.New("damaged pins")
 
+// pinDamage is what is wrong with a pin.
+type pinDamage struct {
+	pin string
+	why error
+}
+
+func (d pinDamage) what() string {
+	if errors.Is(d.why, fs.ErrNotExist) {
+		return d.pin + " is missing"
+	}
+	return fmt.Sprintf("%s: %v", d.pin, d.why)
+}
+
+func (d pinDamage) Error() string {
+	return fmt.Sprintf("%v: %s (`director upgrade` mends that out of what runs, and keeps every connection)", ErrDamaged, d.what())
+}
+
+func (d pinDamage) Is(target error) bool { return target == ErrDamaged }
+
 // pinError tells what is wrong with a pin.
 func pinError(pin string, err error) error {
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w: %s is missing", ErrDamaged, pin)
-	case errors.Is(err, fs.ErrPermission):
+	if errors.Is(err, fs.ErrPermission) {
 		return err
 	}
-	return fmt.Errorf("%w: %s: %w", ErrDamaged, pin, err)
+	return pinDamage{pin, err}
 }
 
 // conversions are those that lead a map from a layout to this version's; none if it keeps its form.

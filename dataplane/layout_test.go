@@ -124,12 +124,10 @@ func (w *world) mustBecome(layout []step, sizes map[string]uint32) {
 	w.t.Helper()
 	steps = layout
 	w.t.Cleanup(func() { steps = nil })
-	c, err := loadBpf()
-	must(w.t, err)
-	f, err := findRunning(w.place.Path, slices.Sorted(maps.Keys(c.Maps)))
+	f, err := findRunning(w.place.Path)
 	must(w.t, err)
 	defer f.close()
-	c, err = f.spec()
+	c, err := f.spec()
 	must(w.t, err)
 	for name, size := range sizes {
 		formOf(c, name, size)

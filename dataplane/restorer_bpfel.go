@@ -20,6 +20,13 @@ type restorerAddressBits struct {
 	Local   [512]uint64
 }
 
+type restorerAsked struct {
+	_       structs.HostLayout
+	Tc      uint32
+	Xdp     uint32
+	Ifindex uint32
+}
+
 type restorerCall struct {
 	_      structs.HostLayout
 	Client [2]uint64
@@ -133,6 +140,11 @@ type restorerIcmpBudget struct {
 	_     structs.HostLayout
 	Left  uint32
 	Since uint32
+}
+
+type restorerInterfaceName struct {
+	_    structs.HostLayout
+	Text [16]uint8
 }
 
 type restorerLinks struct {
@@ -502,6 +514,7 @@ type restorerSweeper struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	restorerMapAsked            = "asked"
 	restorerMapCalls            = "calls"
 	restorerMapConns            = "conns"
 	restorerMapCounters         = "counters"
@@ -597,6 +610,7 @@ type restorerProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type restorerMapSpecs struct {
+	Asked            *ebpf.MapSpec `ebpf:"asked"`
 	Calls            *ebpf.MapSpec `ebpf:"calls"`
 	Conns            *ebpf.MapSpec `ebpf:"conns"`
 	Counters         *ebpf.MapSpec `ebpf:"counters"`
@@ -668,6 +682,7 @@ func (o *restorerObjects) Close() error {
 //
 // It can be passed to loadRestorerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type restorerMaps struct {
+	Asked            *ebpf.Map `ebpf:"asked"`
 	Calls            *ebpf.Map `ebpf:"calls"`
 	Conns            *ebpf.Map `ebpf:"conns"`
 	Counters         *ebpf.Map `ebpf:"counters"`
@@ -701,6 +716,7 @@ type restorerMaps struct {
 
 func (m *restorerMaps) Close() error {
 	return _RestorerClose(
+		m.Asked,
 		m.Calls,
 		m.Conns,
 		m.Counters,

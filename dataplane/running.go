@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -48,35 +49,41 @@ func loadMap(dir, pin string) (*ebpf.Map, error) {
 	return m, nil
 }
 
-// findRunning finds what runs, for maps of these names.
-func findRunning(dir string, names []string) (*running, error) {
-	f := &running{dir: dir, maps: map[string]*ebpf.Map{}, used: map[ebpf.MapID]string{}}
-	if err := f.readPrograms(); err != nil {
+// findRunning finds what runs by what is pinned in a directory.
+func findRunning(dir string) (*running, error) {
+	c, err := loadBpf()
+	if err != nil {
 		return nil, err
 	}
-	for _, name := range names {
+	f := &running{dir: dir, maps: map[string]*ebpf.Map{}, used: map[ebpf.MapID]string{}}
+	f.release, err = readRelease(dir)
+	if f.note(err) {
+		f.release, err = release{Layout: ownLayout()}, nil // whether it is, the forms of the maps tell
+	}
+	if err == nil {
+		err = f.readPrograms()
+	}
+	if err != nil {
+		return nil, err
+	}
+	_, err = readJournal(dir)
+	f.note(err)
+	for _, name := range slices.Sorted(maps.Keys(c.Maps)) {
 		if err := f.findMap(name); err != nil {
 			f.close()
 			return nil, err
 		}
 	}
-	if _, err := readJournal(dir); errors.Is(err, ErrDamaged) {
-		f.wrong = append(f.wrong, err.Error())
-	}
-	r, err := readRelease(dir)
-	switch {
-	case err == nil && r.Layout == 0:
-		err = pinError(releasePin, errForeign)
-		fallthrough
-	case errors.Is(err, ErrDamaged):
-		f.wrong = append(f.wrong, err.Error())
-		r = release{Layout: ownLayout()} // whether it is, the forms of the maps tell
-	case err != nil:
-		f.close()
-		return nil, err
-	}
-	f.release = r
 	return f, nil
+}
+
+// note keeps what is wrong with a pin, if that is what an error says.
+func (f *running) note(err error) bool {
+	d, ok := errors.AsType[pinDamage](err)
+	if ok {
+		f.wrong = append(f.wrong, d.what())
+	}
+	return ok
 }
 
 func (f *running) close() {
@@ -95,7 +102,7 @@ func (f *running) readPrograms() error {
 			err = errForeign
 		}
 		if err != nil {
-			f.wrong = append(f.wrong, pinError(pin, err).Error())
+			f.note(pinError(pin, err))
 			continue
 		}
 		entry = append(entry, p)
@@ -176,13 +183,18 @@ func (f *running) findMap(name string) error {
 		m.Close()
 		err = errForeign
 	}
-	f.wrong = append(f.wrong, pinError(pin, err).Error())
 	for id, known := range f.used {
-		if known == kernelName(name) {
-			if f.maps[name], err = ebpf.NewMapFromID(id); err != nil {
-				return fmt.Errorf("map %s: %w", name, err)
-			}
+		if known != kernelName(name) {
+			continue
 		}
+		f.note(pinError(pin, err))
+		if f.maps[name], err = ebpf.NewMapFromID(id); err != nil {
+			return fmt.Errorf("map %s: %w", name, err)
+		}
+		return nil
+	}
+	if f.release.Layout == ownLayout() { // else it may be a new one
+		f.note(pinError(pin, err))
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ package dataplane
 import (
 	"errors"
 	"io/fs"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -149,17 +148,13 @@ func (in *instance) readPrograms(s *Status) error {
 	if s.Programs.UpgradeDue {
 		s.Advice = append(s.Advice, "the programs that run are those of another version: `director upgrade` replaces them, and keeps every connection")
 	}
-	c, err := loadBpf()
-	if err != nil {
-		return err
-	}
-	f, err := findRunning(in.dir, slices.Sorted(maps.Keys(c.Maps)))
+	f, err := findRunning(in.dir)
 	if err != nil {
 		return err
 	}
 	defer f.close()
 	for _, wrong := range f.wrong {
-		s.Advice = append(s.Advice, wrong+": `director upgrade` mends it, and keeps every connection")
+		s.Advice = append(s.Advice, "damaged pins: "+wrong+"; `director upgrade` mends it, and keeps every connection")
 	}
 	return nil
 }

@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -40,6 +38,10 @@ type Upgraded struct {
 // only if again is set, or if a pin is damaged. A failure leaves those running that ran before.
 func (d *Director) Upgrade(again bool) (*Upgraded, error) {
 	l, err := place.LockDir(d.place.Path, unix.LOCK_EX)
+	if err == nil && d.emptied() {
+		l.Release()
+		err = fs.ErrNotExist
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return &Upgraded{To: ownRelease().String(), Layout: [2]int{0, int(ownLayout())}}, nil
 	}
@@ -50,11 +52,7 @@ func (d *Director) Upgrade(again bool) (*Upgraded, error) {
 	if err := d.complete(); err != nil {
 		return nil, err
 	}
-	c, err := loadBpf()
-	if err != nil {
-		return nil, err
-	}
-	f, err := findRunning(d.place.Path, slices.Sorted(maps.Keys(c.Maps)))
+	f, err := findRunning(d.place.Path)
 	if err != nil {
 		return nil, err
 	}
