@@ -27,6 +27,9 @@ test: ## run all tests; as root those that need namespaces and eBPF, too
 	@e2e/setup
 	$(GO) test -count=1 -timeout 25m ./...
 
+race: ## run all tests under Go's race detector (needs cgo, and time)
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 60m ./...
+
 lab: build ## watch the director at work (as root)
 	build/director lab nat
 
@@ -54,4 +57,4 @@ install: build ## install director, ipvsadm as links to it, manual pages and com
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
 
-.PHONY: build generate format check test lab bench install help
+.PHONY: build generate format check test race lab bench install help

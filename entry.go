@@ -2,7 +2,10 @@
 
 package lvs
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // Entry is an entry of the connection table with all that it takes to go on with it elsewhere.
 type Entry struct {
@@ -14,6 +17,11 @@ type Entry struct {
 	Controller uint32 // of a connection: the number of its template, or NoTemplate
 	Timeout    uint32 // of a template: seconds
 	Conns      uint32 // of a template: how many connections it has
+
+	Persistent netip.AddrPort // of a connection: the client of its template, a network
+	Accounted  bool           // the next two are known
+	Age        time.Duration
+	Stats      Stats // but for Conns
 }
 
 // NoTemplate is in place of the number of a template for connections that have none.

@@ -13,6 +13,18 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type bpfAccounts struct {
+	_    structs.HostLayout
+	Line [256]struct {
+		_          structs.HostLayout
+		InPackets  uint64
+		OutPackets uint64
+		InBytes    uint64
+		OutBytes   uint64
+	}
+	Began [256]uint32
+}
+
 type bpfAddressBits struct {
 	_       structs.HostLayout
 	Virtual [512]uint64
@@ -545,6 +557,7 @@ type bpfSweeper struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	bpfMapAccounts          = "accounts"
 	bpfMapAsked             = "asked"
 	bpfMapCalls             = "calls"
 	bpfMapConns             = "conns"
@@ -586,6 +599,7 @@ const (
 	bpfProgDirectorStart    = "director_start"
 	bpfProgDirectorTc       = "director_tc"
 	bpfProgDirectorXdp      = "director_xdp"
+	bpfVarAccounting        = "accounting"
 	bpfVarActiveStates      = "active_states"
 	bpfVarCpus              = "cpus"
 	bpfVarCrcShift          = "crc_shift"
@@ -659,6 +673,7 @@ type bpfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfMapSpecs struct {
+	Accounts         *ebpf.MapSpec `ebpf:"accounts"`
 	Asked            *ebpf.MapSpec `ebpf:"asked"`
 	Calls            *ebpf.MapSpec `ebpf:"calls"`
 	Conns            *ebpf.MapSpec `ebpf:"conns"`
@@ -697,6 +712,7 @@ type bpfMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
+	Accounting   *ebpf.VariableSpec `ebpf:"accounting"`
 	ActiveStates *ebpf.VariableSpec `ebpf:"active_states"`
 	Cpus         *ebpf.VariableSpec `ebpf:"cpus"`
 	CrcShift     *ebpf.VariableSpec `ebpf:"crc_shift"`
@@ -733,6 +749,7 @@ func (o *bpfObjects) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfMaps struct {
+	Accounts         *ebpf.Map `ebpf:"accounts"`
 	Asked            *ebpf.Map `ebpf:"asked"`
 	Calls            *ebpf.Map `ebpf:"calls"`
 	Conns            *ebpf.Map `ebpf:"conns"`
@@ -769,6 +786,7 @@ type bpfMaps struct {
 
 func (m *bpfMaps) Close() error {
 	return _BpfClose(
+		m.Accounts,
 		m.Asked,
 		m.Calls,
 		m.Conns,
@@ -808,6 +826,7 @@ func (m *bpfMaps) Close() error {
 //
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
+	Accounting   *ebpf.Variable `ebpf:"accounting"`
 	ActiveStates *ebpf.Variable `ebpf:"active_states"`
 	Cpus         *ebpf.Variable `ebpf:"cpus"`
 	CrcShift     *ebpf.Variable `ebpf:"crc_shift"`

@@ -6,7 +6,10 @@ import (
 	"iter"
 	"net/netip"
 	"sync/atomic"
+	"time"
 	"unsafe"
+
+	"lvs"
 )
 
 const (
@@ -20,6 +23,8 @@ const (
 type entries struct {
 	lines []bpfConn
 	links []uint32 // the word beside each line
+
+	accounts []bpfAccounts // by segment; nil if none are kept
 }
 
 func (in *instance) entries() (entries, error) {
@@ -32,7 +37,12 @@ func (in *instance) entries() (entries, error) {
 		return entries{}, err
 	}
 	n := len(segments) * segmentLines
-	return entries{unsafe.Slice(&segments[0].Line[0], n), unsafe.Slice(&beside[0].Line[0], n)}, nil
+	t := entries{lines: unsafe.Slice(&segments[0].Line[0], n), links: unsafe.Slice(&beside[0].Line[0], n)}
+	if accounting, err := in.accounting(); err != nil || !accounting {
+		return t, err
+	}
+	t.accounts, err = mapped[bpfAccounts](in, bpfMapAccounts)
+	return t, err
 }
 
 // at copies the entry in a line, and says whether there is one that is not being written just now.
@@ -70,6 +80,21 @@ func (t entries) local(at uint32) netip.AddrPort {
 		return netip.AddrPort{}
 	}
 	return netip.AddrPortFrom(fromAddr(r.Client), fromPort(r.ClientPort))
+}
+
+// account fills in what the entry in a line has carried, and since when, by a clock of jiffies; if that is kept.
+func (t entries) account(at uint32, e *lvs.Entry, seconds uint32) {
+	if t.accounts == nil {
+		return
+	}
+	a := &t.accounts[at/segmentLines]
+	line := &a.Line[at%segmentLines]
+	e.Accounted = true
+	e.Age = time.Duration(seconds-atomic.LoadUint32(&a.Began[at%segmentLines])) * time.Second
+	e.Stats = lvs.Stats{
+		InPackets: atomic.LoadUint64(&line.InPackets), OutPackets: atomic.LoadUint64(&line.OutPackets),
+		InBytes: atomic.LoadUint64(&line.InBytes), OutBytes: atomic.LoadUint64(&line.OutBytes),
+	}
 }
 
 // live counts the entries.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -70,7 +71,7 @@ func (w *world) mustTool(name string) *ebpf.Program {
 	in := w.mustLook()
 	replaced := map[string]*ebpf.Map{}
 	for _, name := range []string{bpfMapConns, bpfMapGuards, bpfMapLinks, bpfMapServers, bpfMapLoads, bpfMapCounters, bpfMapCalls, bpfMapSweepers, bpfMapLists,
-		bpfMapServices, bpfMapServerEstimates, bpfMapServiceEstimates, bpfMapEstimators} {
+		bpfMapServices, bpfMapServerEstimates, bpfMapServiceEstimates, bpfMapEstimators, bpfMapAccounts} {
 		replaced[name], err = in.m(name)
 		must(w.t, err)
 		c.Maps[name].MaxEntries = replaced[name].MaxEntries()
@@ -78,6 +79,9 @@ func (w *world) mustTool(name string) *ebpf.Program {
 	replaced[settingsMap], err = in.m(settingsPin)
 	must(w.t, err)
 	must(w.t, c.Variables[bpfVarSegments].Set(replaced[bpfMapConns].MaxEntries()))
+	accounting, err := in.accounting()
+	must(w.t, err)
+	must(w.t, c.Variables[bpfVarAccounting].Set(accounting))
 	must(w.t, c.Variables[bpfVarHz].Set(in.hz))
 	must(w.t, c.Variables[bpfVarCpus].Set(uint32(in.cpus)))
 	must(w.t, c.Variables[bpfVarServersSize].Set(uint32(len(in.servers))))
@@ -263,5 +267,73 @@ func TestCountersAreExact(t *testing.T) {
 	})
 	if got := w.mustStats(udp4); got != want || got.Conns != conns {
 		t.Errorf("counted %+v, want %+v with %d connections", got, want, conns)
+	}
+}
+
+// Counters are read, and set to zero, while packets come to all CPUs: a reading is whole, none goes back, and what has come since is counted
+// once it is quiet, to the last packet.
+func TestZeroWhilePacketsCome(t *testing.T) {
+	w := mustWorld(t, Sizes{Conns: 1 << 14, Services: 4, Servers: 16})
+	w.mustUpdate(addService(crowd.id(), "rr", crowd.server, netip.AddrPortFrom(other4, 53)))
+	reading := func() (of lvs.Stats) {
+		table, err := w.Table()
+		if err != nil {
+			t.Error(err)
+			return of
+		}
+		s := table.Service(crowd.id())
+		var sum lvs.Stats
+		for _, d := range s.Servers {
+			sum.Add(d.Stats)
+		}
+		if sum != s.Stats {
+			t.Errorf("the service counts %+v, its servers %+v", s.Stats, sum)
+		}
+		return s.Stats
+	}
+	zero := func() {
+		if err := w.Update(func(t *lvs.Table) error { return t.Zero(nil) }); err != nil {
+			t.Error(err)
+		}
+	}
+	const each, clients = 4_500, 1_000
+	cpus := runtime.NumCPU()
+	var sending atomic.Int32
+	sending.Store(int32(cpus))
+	all := uint64(cpus * each)
+	w.onThreads(cpus+1, func(n int) {
+		if n < cpus {
+			defer sending.Add(-1)
+			o := w.datagram()
+			for i := range each {
+				w.come(o, uint32((i*cpus+n)%clients))
+			}
+			return
+		}
+		for round := 0; sending.Load() > 0; round++ {
+			before := lvs.Stats{}
+			for range 3 {
+				now := reading()
+				if now.InPackets < before.InPackets || now.InBytes < before.InBytes || now.Conns < before.Conns || now.InPackets > all || now.Conns > clients {
+					t.Errorf("%+v after %+v", now, before)
+				}
+				before = now
+			}
+			zero()
+		}
+	})
+	zero()
+	if got := reading(); got != (lvs.Stats{}) {
+		t.Errorf("%+v after a zero", got)
+	}
+	bytes := uint64(len(w.datagram().Data) - headers)
+	w.onThreads(cpus, func(n int) {
+		o := w.datagram()
+		for i := range each / 3 {
+			w.come(o, uint32((i*cpus+n)%clients))
+		}
+	})
+	if got, want := reading(), (lvs.Stats{InPackets: all / 3, InBytes: all / 3 * bytes}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 }

@@ -18,7 +18,7 @@ import (
 )
 
 // victim, in the environment, has the test binary change tables until it is killed: "change", "load" or "upgrade", and the number
-// of the first state.
+// of the first state; or "restore", and how many connections.
 const victim = "DATAPLANE_TEST_VICTIM"
 
 func TestMain(m *testing.M) {
@@ -39,6 +39,9 @@ func suffer(story string) error {
 	d, err := Open(small)
 	if err != nil {
 		return err
+	}
+	if what == "restore" {
+		return d.restoreMany(i)
 	}
 	for ; ; i++ {
 		if what == "upgrade" {

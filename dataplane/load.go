@@ -70,8 +70,11 @@ func spec(s Sizes) (*ebpf.CollectionSpec, error) {
 	} {
 		c.Maps[name].MaxEntries = n
 	}
+	if s.Accounting {
+		c.Maps[bpfMapAccounts].MaxEntries = segments
+	}
 	for name, v := range map[string]any{
-		bpfVarSegments: segments, bpfVarSeed: seed, bpfVarCpus: uint32(cpus), bpfVarHz: hz,
+		bpfVarAccounting: s.Accounting, bpfVarSegments: segments, bpfVarSeed: seed, bpfVarCpus: uint32(cpus), bpfVarHz: hz,
 		bpfVarNextState: nextStates(), bpfVarActiveStates: activeStates(), bpfVarSctpEvents: lvs.SCTPChunks, bpfVarCrcShift: crcShift(), bpfVarLoopback: uint32(1),
 		bpfVarServersSize: uint32(s.Servers) + 1, bpfVarServicesSize: uint32(s.Services) + 1,
 	} {

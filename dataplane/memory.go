@@ -36,7 +36,7 @@ func memoryOf(m *ebpf.MapSpec, cpus int) uint64 {
 }
 
 // tableMaps are the maps that are as large as the connection table.
-var tableMaps = []string{bpfMapConns, bpfMapGuards, bpfMapLinks}
+var tableMaps = []string{bpfMapConns, bpfMapGuards, bpfMapLinks, bpfMapAccounts}
 
 // fits says whether the machine has the memory for what is about to be loaded.
 func fits(c *ebpf.CollectionSpec) error {

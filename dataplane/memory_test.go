@@ -82,13 +82,13 @@ func TestSizesAreFixed(t *testing.T) {
 	must(t, open(Sizes{Conns: 1000, Services: 10, Servers: 20}).Attach(nil, XDPNone))
 	status, err := open(Sizes{}).Status()
 	must(t, err)
-	if status.Conns.Size != 1152 || status.TableBytes != 6*(16384+64+1024) || status.MemoryBytes <= status.TableBytes {
+	if status.Conns.Size != 1152 || status.TableBytes != 6*(16384+64+1024)+9216 || status.MemoryBytes <= status.TableBytes {
 		t.Errorf("%+v", status)
 	}
 	for _, s := range []Sizes{{}, {Conns: 1000}, {Conns: 1152}, {Services: 10}, {Servers: 20}} {
 		must(t, open(s).Attach(nil, XDPNone))
 	}
-	for _, s := range []Sizes{{Conns: 1153}, {Conns: 1 << 20}, {Conns: 64}, {Services: 11}, {Servers: 1}} {
+	for _, s := range []Sizes{{Conns: 1153}, {Conns: 1 << 20}, {Conns: 64}, {Services: 11}, {Servers: 1}, {Accounting: true}} {
 		if err := open(s).Attach(nil, XDPNone); !errors.Is(err, ErrOtherSize) {
 			t.Errorf("%+v: %v", s, err)
 		}

@@ -11,7 +11,7 @@ import (
 )
 
 // dispensable are the maps that an instance can do without: what is lost with them comes again by itself, or is told.
-var dispensable = []string{bpfMapRoutes, bpfMapIcmpBudgets, bpfMapLeads, bpfMapCalls, bpfMapReasons}
+var dispensable = []string{bpfMapRoutes, bpfMapIcmpBudgets, bpfMapLeads, bpfMapCalls, bpfMapReasons, bpfMapAccounts}
 
 // load loads this version's programs upon the maps that run, and makes those anew that have another form.
 func (f *running) load() (*ebpf.Collection, error) {
@@ -71,6 +71,7 @@ func (f *running) spec() (*ebpf.CollectionSpec, error) {
 	c, err := spec(Sizes{
 		Conns:    int(f.maps[bpfMapConns].MaxEntries()) * segmentLines * 3 / 4,
 		Services: int(f.maps[bpfMapServices].MaxEntries()) - 1, Servers: int(f.maps[bpfMapServers].MaxEntries()) - 1,
+		Accounting: f.maps[bpfMapAccounts] != nil && f.maps[bpfMapAccounts].MaxEntries() == f.maps[bpfMapConns].MaxEntries(),
 	})
 	if err != nil {
 		return nil, err

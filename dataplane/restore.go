@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -183,6 +184,8 @@ func (r *restorer) hasLocal(server uint32, e *lvs.Entry) bool {
 func (r *restorer) fill(to *restorerRestored, e *lvs.Entry, server uint32) {
 	to.Key.Client, to.Key.Virtual = toAddr(e.Client.Addr()), toAddr(e.Virtual.Addr())
 	client, kind := toPort(e.Client.Port()), uint64(kindPlain)
+	to.Age = uint32(e.Age / time.Second)
+	to.Account.InPackets, to.Account.OutPackets, to.Account.InBytes, to.Account.OutBytes = e.Stats.InPackets, e.Stats.OutPackets, e.Stats.InBytes, e.Stats.OutBytes
 	to.Data.Server, to.Data.Expires, to.Template = server, jiffiesIn(e.Expires, r.hz), lvs.NoTemplate
 	if e.Template {
 		kind = kindTemplate

@@ -13,6 +13,18 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type restorerAccounts struct {
+	_    structs.HostLayout
+	Line [256]struct {
+		_          structs.HostLayout
+		InPackets  uint64
+		OutPackets uint64
+		InBytes    uint64
+		OutBytes   uint64
+	}
+	Began [256]uint32
+}
+
 type restorerAddressBits struct {
 	_       structs.HostLayout
 	Virtual [512]uint64
@@ -364,7 +376,16 @@ type restorerRestored struct {
 	TemplateOwn uint32
 	LocalPort   uint16
 	Spare2      [6]uint8
-	Call        restorerCall
+	Age         uint32
+	Spare3      uint32
+	Account     struct {
+		_          structs.HostLayout
+		InPackets  uint64
+		OutPackets uint64
+		InBytes    uint64
+		OutBytes   uint64
+	}
+	Call restorerCall
 }
 
 type restorerRoute struct {
@@ -514,6 +535,7 @@ type restorerSweeper struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	restorerMapAccounts         = "accounts"
 	restorerMapAsked            = "asked"
 	restorerMapCalls            = "calls"
 	restorerMapConns            = "conns"
@@ -545,6 +567,7 @@ const (
 	restorerMapServices         = "services"
 	restorerMapSweepers         = "sweepers"
 	restorerProgRestore         = "restore"
+	restorerVarAccounting       = "accounting"
 	restorerVarActiveStates     = "active_states"
 	restorerVarCpus             = "cpus"
 	restorerVarCrcShift         = "crc_shift"
@@ -610,6 +633,7 @@ type restorerProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type restorerMapSpecs struct {
+	Accounts         *ebpf.MapSpec `ebpf:"accounts"`
 	Asked            *ebpf.MapSpec `ebpf:"asked"`
 	Calls            *ebpf.MapSpec `ebpf:"calls"`
 	Conns            *ebpf.MapSpec `ebpf:"conns"`
@@ -646,6 +670,7 @@ type restorerMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type restorerVariableSpecs struct {
+	Accounting   *ebpf.VariableSpec `ebpf:"accounting"`
 	ActiveStates *ebpf.VariableSpec `ebpf:"active_states"`
 	Cpus         *ebpf.VariableSpec `ebpf:"cpus"`
 	CrcShift     *ebpf.VariableSpec `ebpf:"crc_shift"`
@@ -682,6 +707,7 @@ func (o *restorerObjects) Close() error {
 //
 // It can be passed to loadRestorerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type restorerMaps struct {
+	Accounts         *ebpf.Map `ebpf:"accounts"`
 	Asked            *ebpf.Map `ebpf:"asked"`
 	Calls            *ebpf.Map `ebpf:"calls"`
 	Conns            *ebpf.Map `ebpf:"conns"`
@@ -716,6 +742,7 @@ type restorerMaps struct {
 
 func (m *restorerMaps) Close() error {
 	return _RestorerClose(
+		m.Accounts,
 		m.Asked,
 		m.Calls,
 		m.Conns,
@@ -753,6 +780,7 @@ func (m *restorerMaps) Close() error {
 //
 // It can be passed to loadRestorerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type restorerVariables struct {
+	Accounting   *ebpf.Variable `ebpf:"accounting"`
 	ActiveStates *ebpf.Variable `ebpf:"active_states"`
 	Cpus         *ebpf.Variable `ebpf:"cpus"`
 	CrcShift     *ebpf.Variable `ebpf:"crc_shift"`

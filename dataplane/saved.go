@@ -29,6 +29,17 @@ const (
 // Entries reads the connection table with all that it takes to restore it: templates first, then connections. It leaves out
 // templates that nobody would find again, and those of calls that are not known. Like Conns it waits for nobody.
 func (d *Director) Entries() iter.Seq2[lvs.Entry, error] {
+	return d.reader(func(in *instance, yield func(lvs.Entry, error) bool) { in.savedEntries(jiffies64(in.hz), yield) })
+}
+
+// Details reads the connection table with all that is known of each entry, in no particular order. Like Conns it waits for nobody.
+func (d *Director) Details() iter.Seq2[lvs.Entry, error] {
+	return d.reader(func(in *instance, yield func(lvs.Entry, error) bool) {
+		in.details(jiffies64(in.hz), 1<<kindTemplate|1<<kindPlain, yield)
+	})
+}
+
+func (d *Director) reader(read func(*instance, func(lvs.Entry, error) bool)) iter.Seq2[lvs.Entry, error] {
 	return func(yield func(lvs.Entry, error) bool) {
 		in, done, err := d.reading(unix.LOCK_UN)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -39,38 +50,49 @@ func (d *Director) Entries() iter.Seq2[lvs.Entry, error] {
 			return
 		}
 		defer done()
-		in.savedEntries(jiffies(in.hz), yield)
+		read(in, yield)
 	}
 }
 
-func (in *instance) savedEntries(now uint32, yield func(lvs.Entry, error) bool) {
+func (in *instance) savedEntries(now uint64, yield func(lvs.Entry, error) bool) {
+	for _, kind := range []uint8{kindTemplate, kindPlain} {
+		goes := true
+		in.details(now, 1<<kind, func(e lvs.Entry, err error) bool {
+			lost := e.Template && (e.Virtual.Port() == lostPort || e.PE != "" && e.PEData == "")
+			goes = lost || yield(e, err)
+			return goes
+		})
+		if !goes {
+			return
+		}
+	}
+}
+
+// details goes over the entries of some kinds, of each of which a bit is set.
+func (in *instance) details(now uint64, kinds uint32, yield func(lvs.Entry, error) bool) {
 	table, err := in.entries()
 	if err != nil {
 		yield(lvs.Entry{}, err)
 		return
 	}
-	for _, kind := range []uint8{kindTemplate, kindPlain} {
-		for at, e := range table.all() {
-			if e.Kind != kind || int(e.Server) >= len(in.servers) {
-				continue
-			}
-			c, ok := in.listed(table, at, e, now)
-			if !ok {
-				continue
-			}
-			x := in.saved(table, at, e, c)
-			if x.Template && (e.VirtualPort == lostPort || c.PE != "" && c.PEData == "") {
-				continue
-			}
-			if !yield(x, nil) {
-				return
-			}
+	for at, e := range table.all() {
+		if kinds>>e.Kind&1 == 0 || int(e.Server) >= len(in.servers) {
+			continue
+		}
+		c, ok := in.listed(table, at, e, uint32(now))
+		if !ok {
+			continue
+		}
+		x := in.detail(table, at, e, c)
+		table.account(at, &x, uint32(now/uint64(in.hz)))
+		if !yield(x, nil) {
+			return
 		}
 	}
 }
 
-// saved is what a file keeps of an entry.
-func (in *instance) saved(table entries, at uint32, e *bpfConn, c lvs.Conn) lvs.Entry {
+// detail is all that is known of an entry.
+func (in *instance) detail(table entries, at uint32, e *bpfConn, c lvs.Conn) lvs.Entry {
 	x := lvs.Entry{Conn: c, ServerID: serverID(&in.servers[e.Server]), Controller: lvs.NoTemplate}
 	if service := in.servers[e.Server].Service; int(service) < len(in.services) {
 		x.Service = fromKey(in.services[service].Key)
@@ -85,7 +107,16 @@ func (in *instance) saved(table entries, at uint32, e *bpfConn, c lvs.Conn) lvs.
 		}
 	}
 	if e.Life&lifeControlledBit != 0 {
+		var of bpfConn
 		x.Controller = table.template(at, c.Forward)
+		if table.at(x.Controller, &of) && of.Kind == kindTemplate {
+			x.Persistent = in.conn(&of, e.Expires).Client
+			if of.ClientPort == callPort {
+				var call lvs.Conn
+				in.call(x.Controller, &call)
+				x.Persistent = call.Client
+			}
+		}
 	}
 	return x
 }

@@ -16,6 +16,8 @@ type Sizes struct {
 	Conns    int // connections, at the fill of three quarters up to which none is refused; rounded up to a multiple of 192
 	Services int
 	Servers  int
+
+	Accounting bool // each connection's packets, bytes and age are kept, in 36 bytes more a line
 }
 
 // DefaultSizes take about 140 MB of memory, and 8 MB for each CPU.
@@ -36,7 +38,7 @@ func (s Sizes) segments() uint32 { return uint32((s.Conns*4/3 + segmentLines - 1
 func connsIn(segments uint32) int { return int(segments) * segmentLines * 3 / 4 }
 
 func (s Sizes) orDefault() Sizes {
-	return Sizes{cmp.Or(s.Conns, DefaultSizes.Conns), cmp.Or(s.Services, DefaultSizes.Services), cmp.Or(s.Servers, DefaultSizes.Servers)}
+	return Sizes{cmp.Or(s.Conns, DefaultSizes.Conns), cmp.Or(s.Services, DefaultSizes.Services), cmp.Or(s.Servers, DefaultSizes.Servers), s.Accounting}
 }
 
 func (s Sizes) check() error {
@@ -82,5 +84,22 @@ func (d *Director) fixedSize() error {
 				ErrOtherSize, size.has, size.what, size.asked)
 		}
 	}
-	return nil
+	accounting, err := in.accounting()
+	if err == nil && d.asked.Accounting && !accounting {
+		err = fmt.Errorf("%w: connections are not accounted; `director save --conns FILE`, `director unload`, an attach that asks for it and `director restore --conns FILE` change it", ErrOtherSize)
+	}
+	return err
+}
+
+// accounting says whether the programs that run keep the account of each connection.
+func (in *instance) accounting() (bool, error) {
+	m, err := in.m(bpfMapAccounts)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // of a version that knew none
+	}
+	if err != nil {
+		return false, err
+	}
+	table, err := in.m(bpfMapConns)
+	return err == nil && m.MaxEntries() == table.MaxEntries(), err
 }

@@ -45,6 +45,15 @@ type fields struct {
 	Protocol string         `json:"protocol"`
 	Virtual  netip.AddrPort `json:"virtual"`
 	Expires  float64        `json:"expires"` // seconds from now
+	Age      *uint32        `json:"age"`     // seconds, where connections are accounted
+}
+
+// counts is what a connection has carried.
+type counts struct {
+	InPackets  uint64 `json:"in_packets"`
+	OutPackets uint64 `json:"out_packets"`
+	InBytes    uint64 `json:"in_bytes"`
+	OutBytes   uint64 `json:"out_bytes"`
 }
 
 type template struct {
@@ -65,6 +74,7 @@ type conn struct {
 	Local    netip.AddrPort `json:"local"` // with fullnat
 	Template *uint32        `json:"template"`
 	Flags    []string       `json:"flags"`
+	Counts   *counts        `json:"counts"` // with age
 }
 
 var protocols = map[string]lvs.Protocol{"tcp": lvs.TCP, "udp": lvs.UDP, "sctp": lvs.SCTP, "ip": 0}
@@ -102,8 +112,11 @@ func (e *fields) of(to *lvs.Entry) (err error) {
 		return wrong("server", e.Server)
 	case !plain(e.Virtual.Addr()):
 		return wrong("virtual", e.Virtual)
-	case !(e.Expires > 0 && e.Expires <= lvs.MaxExpires.Seconds()):
+	case !(e.Expires >= 0.001 && e.Expires <= lvs.MaxExpires.Seconds()):
 		return wrong("expires", e.Expires)
+	}
+	if e.Age != nil {
+		to.Accounted, to.Age = true, time.Duration(*e.Age)*time.Second
 	}
 	to.Protocol, to.Virtual, to.ServerID = protocol, e.Virtual, lvs.ServerID{Addr: e.Server.Addr(), Port: e.Server.Port()}
 	to.Expires = time.Duration(e.Expires*1000+0.5) * time.Millisecond
@@ -166,6 +179,12 @@ func (c *conn) read() (*lvs.Entry, error) {
 	case c.Local.IsValid() != (e.Forward == lvs.FullNAT),
 		c.Local.IsValid() && (!plain(c.Local.Addr()) || c.Local.Port() == 0 || c.Local.Addr().Is4() != family):
 		return nil, wrong("local", c.Local)
+	}
+	if c.Counts != nil {
+		if !e.Accounted {
+			return nil, wrong("counts", "without age")
+		}
+		e.Stats = lvs.Stats{InPackets: c.Counts.InPackets, OutPackets: c.Counts.OutPackets, InBytes: c.Counts.InBytes, OutBytes: c.Counts.OutBytes}
 	}
 	for _, name := range c.Flags {
 		before := e.Flags

@@ -30,13 +30,14 @@ func examples() []lvs.Entry {
 	four, six := id(lvs.TCP, "203.0.113.1:80"), id(lvs.UDP, "[2001:db8::1]:5060")
 	return []lvs.Entry{
 		{Conn: lvs.Conn{Protocol: lvs.TCP, Template: true, Client: at("198.51.100.0:0"), Virtual: at("203.0.113.1:80"), State: lvs.TemplateAssured, Expires: 90 * time.Second},
-			Service: four, ServerID: server, Number: 7, Timeout: 300, Conns: 2, Controller: none},
+			Service: four, ServerID: server, Number: 7, Timeout: 300, Conns: 2, Controller: none, Accounted: true},
 		{Conn: lvs.Conn{Protocol: lvs.UDP, Template: true, Client: at("[2001:db8:c::]:0"), Virtual: at("[2001:db8::1]:5060"), PE: "sip", PEData: "a\"\\\xe9b@x", Expires: time.Second / 4},
 			Service: six, ServerID: lvs.ServerID{Addr: netip.MustParseAddr("fd00::1"), Port: 5060}, Number: 9, Timeout: 60, Controller: none},
 		{Conn: lvs.Conn{Template: true, Client: at("198.51.100.0:0"), Virtual: at("0.0.0.5:0"), Expires: time.Minute},
 			Service: lvs.ServiceID{Family: lvs.IPv4, Mark: 5}, ServerID: lvs.ServerID{Addr: server.Addr}, Number: 1 << 31, Timeout: 60, Controller: none},
 		{Conn: lvs.Conn{Protocol: lvs.TCP, Client: at("198.51.100.7:1024"), Virtual: at("203.0.113.1:80"), State: lvs.TCPEstablished, Forward: lvs.Masq, Expires: 899876 * time.Millisecond},
-			Service: four, ServerID: server, Controller: 7, Flags: lvs.Assured | lvs.SamePort},
+			Service: four, ServerID: server, Controller: 7, Flags: lvs.Assured | lvs.SamePort,
+			Accounted: true, Age: 100 * time.Second, Stats: lvs.Stats{InPackets: 1, OutPackets: 2, InBytes: 1<<64 - 1, OutBytes: 4}},
 		{Conn: lvs.Conn{Protocol: lvs.TCP, Client: at("198.51.100.7:1025"), Virtual: at("203.0.113.1:80"), Local: at("10.0.0.254:4000"), State: lvs.TCPCloseWait, Forward: lvs.FullNAT, Expires: time.Millisecond},
 			Service: four, ServerID: server, Controller: none, Flags: lvs.Told | lvs.Answered},
 		{Conn: lvs.Conn{Protocol: lvs.UDP, Client: at("[2001:db8:c::7]:0"), Virtual: at("[2001:db8::1]:5060"), Forward: lvs.Tunnel, Expires: lvs.MaxExpires},
@@ -144,6 +145,7 @@ func TestRefused(t *testing.T) {
 		"a flag twice":                 edit(good, `"state"`, `"flags":["told","told"],"state"`),
 		"a template that is not there": edit(good, `"state"`, `"template":5,"state"`),
 		"no template by number":        edit(good, `"state"`, `"template":4294967295,"state"`),
+		"counts without an age":        edit(good, `"state"`, `"counts":{"in_packets":1},"state"`),
 		"no time":                      edit(good, `"expires":10`, `"expires":0`),
 		"less":                         edit(good, `"expires":10`, `"expires":-1`),
 		"too much time":                edit(good, `"expires":10`, `"expires":1e300`),
@@ -163,25 +165,41 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// Whatever is read is written in the same way, and is read again.
+// checkRead holds whatever is read to being written in the same way, and read again.
+func checkRead(t *testing.T, text string) {
+	t.Helper()
+	rules, entries, counts, err := read(text)
+	if err != nil {
+		return
+	}
+	if counts.Conns+counts.Templates != len(entries) {
+		t.Errorf("%+v, %d entries", counts, len(entries))
+	}
+	again := file(rules, entries)
+	rules2, entries2, _, err := read(again)
+	if err != nil || !reflect.DeepEqual(rules2, rules) || !reflect.DeepEqual(entries2, entries) {
+		t.Errorf("%v: %q\nwritten again as\n%q", err, text, again)
+	}
+}
+
+// Each byte of a file is changed, doubled, and left out.
+func TestChangedBytes(t *testing.T) {
+	for _, e := range examples() {
+		e.Controller = lvs.NoTemplate
+		text := file([]string{"-A -t 203.0.113.1:80 -s rr"}, []lvs.Entry{e})
+		for i := range text {
+			for _, other := range []string{"", "0", "9", "\"", "-", "e", "x", "\n", "\x00", "\xff", text[i:i+1] + text[i:i+1]} {
+				checkRead(t, text[:i]+other+text[i+1:])
+			}
+		}
+	}
+}
+
 func FuzzRead(f *testing.F) {
 	f.Add(file([]string{"-A -t 203.0.113.1:80 -s rr"}, examples()))
 	f.Add(file(nil, nil))
 	for i := range examples() {
 		f.Add(file(nil, examples()[i:i+1]))
 	}
-	f.Fuzz(func(t *testing.T, text string) {
-		rules, entries, counts, err := read(text)
-		if err != nil {
-			return
-		}
-		if counts.Conns+counts.Templates != len(entries) {
-			t.Errorf("%+v, %d entries", counts, len(entries))
-		}
-		again := file(rules, entries)
-		rules2, entries2, _, err := read(again)
-		if err != nil || !reflect.DeepEqual(rules2, rules) || !reflect.DeepEqual(entries2, entries) {
-			t.Errorf("%v: %q\nwritten again as\n%q", err, text, again)
-		}
-	})
+	f.Fuzz(checkRead)
 }

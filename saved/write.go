@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"lvs"
 )
@@ -50,7 +51,10 @@ func (w *Writer) Entry(e *lvs.Entry) {
 	l.text("protocol", protocolName(e.Protocol))
 	l.endpoint("virtual", e.Virtual)
 	l.name("expires")
-	l.b = strconv.AppendFloat(l.b, float64(e.Expires.Milliseconds())/1000, 'f', -1, 64)
+	l.b = strconv.AppendFloat(l.b, float64(max(e.Expires.Milliseconds(), 1))/1000, 'f', -1, 64)
+	if e.Accounted {
+		l.number("age", uint64(e.Age/time.Second))
+	}
 	if e.Template {
 		w.template(l, e)
 	} else {
@@ -63,11 +67,11 @@ func (w *Writer) Entry(e *lvs.Entry) {
 func (w *Writer) template(l *object, e *lvs.Entry) {
 	w.Templates++
 	w.templates = append(w.templates, e.Number)
-	l.number("number", e.Number)
+	l.number("number", uint64(e.Number))
 	l.name("client")
 	l.b = append(e.Client.Addr().AppendTo(append(l.b, '"')), '"')
-	l.number("timeout", e.Timeout)
-	l.number("conns", e.Conns)
+	l.number("timeout", uint64(e.Timeout))
+	l.number("conns", uint64(e.Conns))
 	if e.State == lvs.TemplateAssured {
 		l.name("assured")
 		l.b = append(l.b, "true"...)
@@ -93,8 +97,17 @@ func (w *Writer) conn(l *object, e *lvs.Entry) {
 	}
 	if e.Controller != lvs.NoTemplate {
 		if _, there := slices.BinarySearch(w.templates, e.Controller); there { // else it has ended, or nobody finds it
-			l.number("template", e.Controller)
+			l.number("template", uint64(e.Controller))
 		}
+	}
+	if s := e.Stats; e.Accounted && s != (lvs.Stats{}) {
+		l.name("counts")
+		l.b = append(l.b, '{')
+		l.number("in_packets", s.InPackets)
+		l.number("out_packets", s.OutPackets)
+		l.number("in_bytes", s.InBytes)
+		l.number("out_bytes", s.OutBytes)
+		l.b = append(l.b, '}')
 	}
 	if e.Flags == 0 {
 		return
@@ -131,9 +144,9 @@ func (o *object) text(key, value string) {
 	o.b = append(append(append(o.b, '"'), value...), '"')
 }
 
-func (o *object) number(key string, n uint32) {
+func (o *object) number(key string, n uint64) {
 	o.name(key)
-	o.b = strconv.AppendUint(o.b, uint64(n), 10)
+	o.b = strconv.AppendUint(o.b, n, 10)
 }
 
 func (o *object) endpoint(key string, value netip.AddrPort) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"lvs"
+	"lvs/dataplane"
 )
 
 // clients chooses client addresses by prefix; the zero value chooses all.
@@ -44,8 +45,10 @@ type connsVerb struct {
 // Help is what --help adds.
 func (connsVerb) Help() string {
 	return `Connections and the templates of persistence, sorted by service, then client; those beyond the first 10,000 follow as they
-are read, so that millions take no memory. The last column is how long an entry stays if no packet comes. 'ipvsadm -L -c' prints
-them as it always did.
+are read, so that millions take no memory. EXPIRES is how long an entry stays if no packet comes; TEMPLATE is the client (or its network)
+that a template goes by which the connection belongs to, and of a template how many connections it has; NEXT HOP is where the kernel
+would send a packet to the server now. With 'director attach --conn-accounting' follow how long ago a connection has begun, and its packets and
+bytes to the server and to the client. 'ipvsadm -L -c' prints connections as it always did.
 
 Examples:
   director conns
@@ -68,58 +71,45 @@ func (v connsVerb) Run(ctx context.Context) error {
 	})
 }
 
-func (v connsVerb) chooses(c *lvs.Conn) bool {
-	service := lvs.ServiceID{Protocol: c.Protocol, Addr: c.Virtual.Addr(), Port: c.Virtual.Port()}
-	return v.Service.chooses(service) && v.Server.chooses(c.Server.Addr(), c.Server.Port()) &&
+func (v connsVerb) chooses(c *lvs.Entry) bool {
+	asked := lvs.ServiceID{Protocol: c.Protocol, Addr: c.Virtual.Addr(), Port: c.Virtual.Port()} // what the client asked for
+	return (v.Service.chooses(asked) || v.Service.chooses(c.Service)) && v.Server.chooses(c.Server.Addr(), c.Server.Port()) &&
 		(!v.Client.IsValid() || v.Client.Contains(c.Client.Addr())) &&
 		(v.State == "" || strings.EqualFold(v.State, c.StateName()))
 }
 
-// appendJSON writes a connection as an object; by hand, because there may be millions.
-func appendJSON(b []byte, c *lvs.Conn) []byte {
-	name := func(key string) {
-		if b[len(b)-1] != '{' {
-			b = append(b, ',')
+// hop is where packets to a server go next.
+type hop struct{ via, device string }
+
+func (h hop) String() string { return strings.TrimSpace(h.via + " " + h.device) }
+
+// hops remembers them: there are fewer servers than connections.
+type hops map[netip.Addr]hop
+
+func (all hops) to(server netip.Addr) hop {
+	h, known := all[server]
+	if !known {
+		via, device := dataplane.NextHop(server)
+		h.device = device
+		if via.IsValid() {
+			h.via = via.String()
 		}
-		b = append(append(append(b, '"'), key...), '"', ':')
+		all[server] = h
 	}
-	text := func(key, value string) {
-		name(key)
-		b = append(append(append(b, '"'), value...), '"')
-	}
-	endpoint := func(key string, value netip.AddrPort) {
-		name(key)
-		b = append(value.AppendTo(append(b, '"')), '"')
-	}
-	b = append(b, '{')
-	text("protocol", strings.ToLower(c.Protocol.String()))
-	text("state", c.StateName())
-	if c.Template {
-		name("template")
-		b = append(b, "true"...)
-	}
-	endpoint("client", c.Client)
-	endpoint("virtual", c.Virtual)
-	endpoint("server", c.Server)
-	if c.Local.IsValid() {
-		endpoint("local", c.Local)
-	}
-	text("forward", strings.ToLower(c.Forward.String()))
-	name("expires")
-	b = strconv.AppendFloat(b, c.Expires.Seconds(), 'f', -1, 64)
-	return append(b, '}')
+	return h
 }
 
-func (v connsVerb) stream(out io.Writer, d lvs.Director) error {
+func (v connsVerb) stream(out io.Writer, d *dataplane.Director) error {
 	var line []byte
-	for c, err := range d.Conns() {
+	ways := hops{}
+	for c, err := range d.Details() {
 		if err != nil {
 			return err
 		}
 		if !v.chooses(&c) {
 			continue
 		}
-		line = append(appendJSON(line[:0], &c), '\n')
+		line = append(appendEntry(line[:0], &c, ways.to(c.Server.Addr())), '\n')
 		if _, err := out.Write(line); err != nil {
 			return err
 		}
@@ -131,21 +121,21 @@ func (v connsVerb) stream(out io.Writer, d lvs.Director) error {
 // in as little memory as one of a few.
 const sorted = 10_000
 
-func (v connsVerb) table(out io.Writer, d lvs.Director) error {
-	w := &columns{out: out}
-	w.row("PROTOCOL", "SERVICE", "CLIENT", "SERVER", "FORWARD", "STATE", "EXPIRES")
-	first := make([]lvs.Conn, 0, sorted)
+func (v connsVerb) table(out io.Writer, d *dataplane.Director) error {
+	w, ways := &columns{out: out}, hops{}
+	var first []lvs.Entry
 	printFirst := func() {
-		slices.SortFunc(first, func(a, b lvs.Conn) int {
+		w.row(headOf(len(first) > 0 && first[0].Accounted)...)
+		slices.SortFunc(first, func(a, b lvs.Entry) int {
 			return cmp.Or(a.Virtual.Compare(b.Virtual), cmp.Compare(a.Protocol, b.Protocol), a.Client.Compare(b.Client), a.Server.Compare(b.Server))
 		})
 		for i := range first {
-			w.row(rowOf(&first[i])...)
+			w.row(rowOf(&first[i], ways.to(first[i].Server.Addr()))...)
 		}
 		w.align()
 	}
 	n := 0
-	for c, err := range d.Conns() {
+	for c, err := range d.Details() {
 		if err != nil {
 			return err
 		}
@@ -159,7 +149,7 @@ func (v connsVerb) table(out io.Writer, d lvs.Director) error {
 		if n == sorted+1 {
 			printFirst()
 		}
-		w.row(rowOf(&c)...)
+		w.row(rowOf(&c, ways.to(c.Server.Addr()))...)
 	}
 	if n <= sorted {
 		printFirst()
@@ -167,12 +157,33 @@ func (v connsVerb) table(out io.Writer, d lvs.Director) error {
 	return w.err
 }
 
-func rowOf(c *lvs.Conn) []string {
-	client := c.Client.String()
-	if c.Local.IsValid() {
-		client += " as " + c.Local.String()
+func headOf(accounted bool) []string {
+	head := []string{"PROTOCOL", "SERVICE", "CLIENT", "SERVER", "FORWARD", "STATE", "EXPIRES", "TEMPLATE", "NEXT HOP"}
+	if accounted {
+		head = append(head, "AGE", "IN PACKETS", "BYTES", "OUT PACKETS", "BYTES")
 	}
-	return []string{c.Protocol.String(), c.Virtual.String(), client, c.Server.String(), c.Forward.String(), c.StateName(), c.Expires.Round(time.Second).String()}
+	return head
+}
+
+func rowOf(e *lvs.Entry, next hop) []string {
+	client, template := e.Client.String(), "-"
+	if e.Local.IsValid() {
+		client += " as " + e.Local.String()
+	}
+	switch {
+	case e.Template:
+		template = fmt.Sprintf("of %d", e.Conns)
+	case e.Persistent.IsValid():
+		template = e.Persistent.Addr().String()
+	}
+	row := []string{e.Protocol.String(), e.Virtual.String(), client, e.Server.String(), e.Forward.String(), e.StateName(), e.Expires.Round(time.Second).String(), template, next.String()}
+	if e.Accounted {
+		row = append(row, e.Age.String())
+		for _, n := range []uint64{e.Stats.InPackets, e.Stats.InBytes, e.Stats.OutPackets, e.Stats.OutBytes} {
+			row = append(row, strconv.FormatUint(n, 10))
+		}
+	}
+	return row
 }
 
 // columns prints rows below each other. How wide a column is, the rows before align say; then they are printed, and those that

@@ -2,6 +2,7 @@
 /* control.h - what connections do to their template: they are counted by it, assure it, and keep it alive. And what lies beside
  * the line of a connection: its template, or its return entry. */
 #pragma once
+#include "account.h"
 #include "call.h"
 #include "stats.h"
 

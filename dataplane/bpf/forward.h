@@ -143,14 +143,21 @@ __noinline int touched(struct flow *f, struct decision *d)
 	return 0;
 }
 
+/* Counts a packet that goes on, for its server and, if that is wanted, for its connection. */
+static __always_inline void count(struct decision *d, struct flow *f)
+{
+	if (d->server)
+		count_packet(d->server, d->direction, f->length);
+	account_packet(d->at, d->direction, f->length);
+}
+
 /* The answer of a server that is the director itself: it is on its way. */
 static __always_inline int answer_here(struct packet *p, struct flow *f, struct decision *d)
 {
 	touched(f, d);
 	if (translate(p, f, d))
 		return drop(p, REASON_MALFORMED);
-	if (d->server)
-		count_packet(d->server, d->direction, f->length);
+	count(d, f);
 	return packet_pass(p);
 }
 
@@ -198,7 +205,7 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 		return drop(p, REASON_UNSUPPORTED); /* the kernel takes no packets from itself */
 	if (routed == ROUTED_LOCALLY && !output && d->forward != FORWARD_MASQ) {
 		/* the server is the director itself, which has the service's address */
-		count_packet(d->server, d->direction, f->length);
+		count(d, f);
 		return packet_pass(p);
 	}
 	if (rewrite(p, f, d))
@@ -207,8 +214,7 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 		return leave(p, REASON_TOO_BIG); /* for the kernel to fragment it */
 	if (d->tell && toa_add(p, f, d, r->mtu))
 		return drop(p, REASON_MALFORMED);
-	if (d->server)
-		count_packet(d->server, d->direction, f->length);
+	count(d, f);
 	if (routed == ROUTED_LOCALLY)
 		return output ? packet_to_client(p) : packet_pass(p);
 	if (routed == ROUTED_BY_KERNEL)
@@ -231,7 +237,6 @@ static __always_inline int forward_plain(struct packet *p, struct flow *f, struc
 	touch(f, d);
 	if (rewrite(p, f, d))
 		return drop(p, REASON_MALFORMED);
-	if (d->server)
-		count_packet(d->server, d->direction, f->length);
+	count(d, f);
 	return send(p, r);
 }

@@ -75,6 +75,9 @@ MAP(conns, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct segment);
 MAP(guards, ARRAY, 1, 0, __u32, struct guard);
 MAP(links, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct links);
 
+/* What connections have carried, as large as the table only if that is asked for. */
+MAP(accounts, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct accounts);
+
 /* What a template of a SIP call stands for, by its line of the whole table. A template beyond so many is one all the same, only its
  * Call-ID is not told. */
 enum { CALLS = 1 << 16 };
@@ -147,6 +150,7 @@ const volatile __u32 cpus = 1; /* that the kernel may ever have */
 const volatile __u32 loopback = 1; /* the index of lo: routes are asked as if packets came from there */
 const volatile __u32 hz = 250; /* jiffies a second */
 const volatile bool test_clock = false;
+const volatile bool accounting = false; /* of each connection */
 const volatile bool dry = false; /* changes nothing that others see (dry.h) */
 
 /* Go sets these while programs run. */

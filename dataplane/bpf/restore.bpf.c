@@ -26,6 +26,9 @@ struct restored {
 	__u32 template_own; /* what its line says about its life */
 	__u16 local_port;
 	__u8 spare2[6];
+	__u32 age; /* seconds */
+	__u32 spare3;
+	struct account account;
 	struct call call; /* of a template, if its length is not 0 */
 };
 
@@ -88,6 +91,7 @@ static __noinline int restore_template(struct restored *r)
 	if (r->call.length)
 		call_keep(r->template);
 	restore_load(r->data.server, LOAD_PERSISTENT);
+	account_begin(r->template, r->age);
 	return RESTORE_MADE;
 }
 
@@ -146,6 +150,17 @@ static __noinline int restore_entry(struct restored *r, struct segment *s, struc
 	return conn_insert(s, g, l, &r->key, &r->data);
 }
 
+static __always_inline void restore_account(struct restored *r, __u32 at)
+{
+	struct account *a = accounting ? account_of(at) : NULL;
+
+	account_begin(at, r->age);
+	if (!a)
+		return;
+	account_add(a, DIRECTION_INPUT, r->account.in_packets, r->account.in_bytes);
+	account_add(a, DIRECTION_OUTPUT, r->account.out_packets, r->account.out_bytes);
+}
+
 static __always_inline void restore_ours(const __u64 addr[2])
 {
 	__u32 zero = 0;
@@ -184,6 +199,7 @@ static __noinline int restore_conn(struct restored *r)
 		if (back != NO_LINE)
 			return_join(back, h.segment * SEGMENT_LINES + i);
 		restore_load(server, r->data.life & LIFE_ACTIVE ? LOAD_ACTIVE : LOAD_INACTIVE);
+		restore_account(r, h.segment * SEGMENT_LINES + i);
 		restore_ours(r->key.virtual);
 		return RESTORE_MADE;
 	}

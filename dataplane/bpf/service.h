@@ -131,6 +131,7 @@ __noinline int schedule(struct flow *f, struct plan *p)
 	if (i >= 0 && !(i & INSERT_EXISTS)) {
 		if (full)
 			return_join(p->back, segment * SEGMENT_LINES + i);
+		account_begin(segment * SEGMENT_LINES + i, 0);
 		load_begin(p->server, life & LIFE_ACTIVE ? LOAD_ACTIVE : LOAD_INACTIVE);
 		return i;
 	}

@@ -74,8 +74,10 @@ __noinline __u64 line_sweep(__u32 segment, __u32 i, __u32 jiffies)
 	struct conn *e = line_at(s, i);
 	struct conn_seen seen = { segment, i & (SEGMENT_LINES - 1), READ_ONCE(e->own), READ_ONCE(e->expires), jiffies };
 	bool past = (__s32)(jiffies - seen.expires) >= 0;
-	if (seen.own & OWN_DEAD)
+	if (seen.own & OWN_DEAD) {
+		account_clear(segment * SEGMENT_LINES + seen.line);
 		conn_release(s, g, seen.line);
+	}
 	if (!(seen.own & OWN_LIVE) ||
 	    (past && (template_waits(e) || template_goes_on(e, segment, seen.line, seen.expires) ||
 		      return_goes_on(e, segment * SEGMENT_LINES + seen.line))))

@@ -132,6 +132,7 @@ __noinline int template_hold(struct flow *f, struct plan *p)
 			if (v->engine)
 				call_keep(p->template);
 			load_begin(p->server, LOAD_PERSISTENT);
+			account_begin(p->template, 0);
 			return 0;
 		}
 	}

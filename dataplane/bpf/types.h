@@ -280,6 +280,15 @@ struct links {
 	__u32 line[SEGMENT_LINES];
 };
 
+/* What a connection has carried, and, in seconds, when it began. */
+struct account {
+	__u64 in_packets, out_packets, in_bytes, out_bytes;
+};
+struct accounts {
+	struct account line[SEGMENT_LINES];
+	__u32 began[SEGMENT_LINES];
+};
+
 /* The fragments of a packet have these in common; IPv6 has no protocol. */
 struct fragment_key {
 	__u64 src[2], dst[2];
