@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
 
 	"lvs"
 	"lvs/place"
@@ -182,6 +183,46 @@ func TestUpgradeKeepsEverything(t *testing.T) {
 	if s.Programs.UpgradeDue || s.Programs.Running != s.Programs.Own || len(s.Advice) > 0 {
 		t.Errorf("%+v %q", s.Programs, s.Advice)
 	}
+}
+
+// Filters of clsact, where the kernel has no tcx, run the new programs, and those of others stay.
+func TestUpgradeOfFilters(t *testing.T) {
+	w := mustWorld(t, small)
+	own := mustInterface(t, "own", 1500)
+	in := w.mustLook()
+	for _, parent := range clsactParents {
+		must(t, in.attachClsact(own, w.tc, bpfDevice{Tc: bpfAttachmentATTACH_CLSACT, Out: bpfAttachmentATTACH_CLSACT}, parent))
+	}
+	theirs := clsactFilter(own.Attrs().Index, w.tc.FD(), netlink.HANDLE_MIN_INGRESS)
+	theirs.Name, theirs.Priority = "somebody's", 7
+	must(t, netlink.FilterAdd(theirs))
+	info, err := w.tc.Info()
+	must(t, err)
+	former, _ := info.ID()
+	_, err = w.Upgrade(true)
+	must(t, err)
+	for parent, pin := range map[uint32]string{netlink.HANDLE_MIN_INGRESS: "tc", netlink.HANDLE_MIN_EGRESS: "out"} {
+		p, err := ebpf.LoadPinnedProgram(filepath.Join(w.place.Path, pin), nil)
+		must(t, err)
+		info, err := p.Info()
+		must(t, err)
+		p.Close()
+		now, _ := info.ID()
+		filters, err := netlink.FilterList(own, parent)
+		must(t, err)
+		var got []ebpf.ProgramID
+		for _, f := range filters {
+			got = append(got, ebpf.ProgramID(f.(*netlink.BpfFilter).Id))
+		}
+		want := []ebpf.ProgramID{now}
+		if pin == "tc" {
+			want = append(want, former)
+		}
+		if now == former || !slices.Equal(got, want) {
+			t.Errorf("%s: the filters run %v, and should run %v", pin, got, want)
+		}
+	}
+	w.checkAttached("own", "clsact", "")
 }
 
 // mustSet loads the programs of an upgrade.
