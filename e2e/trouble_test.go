@@ -225,6 +225,7 @@ func (d *troubled) play(how trouble) {
 		load.Go(func() {
 			for ctx.Err() == nil && !d.Failed() {
 				f(ctx)
+				time.Sleep(10 * time.Millisecond) // leaves the machine something
 			}
 		})
 	}
