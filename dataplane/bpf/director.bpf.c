@@ -138,7 +138,7 @@ int director_out(struct __sk_buff *ctx)
 
 	__u32 from = ctx->ingress_ifindex, device = settings.device;
 
-	if (ctx->ifindex != device && from)
+	if (ctx->ifindex != device && (from || ctx->tc_index == TC_INDEX_SENT))
 		return TC_ACT_UNSPEC;
 	if (ctx->ifindex == device && from == device)
 		return drop(&p, REASON_NO_ROUTE); /* it has been here before */

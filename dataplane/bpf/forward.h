@@ -167,6 +167,7 @@ static __always_inline int send(struct packet *p, struct route *r)
 
 	if ((void *)(eth + 1) > p->end)
 		return drop(p, REASON_MALFORMED);
+	packet_done(p);
 	__builtin_memcpy(eth->h_dest, r->dst_mac, ETH_ALEN);
 	__builtin_memcpy(eth->h_source, r->src_mac, ETH_ALEN);
 	return packet_send(p, r->ifindex, r->xdp);
@@ -217,8 +218,10 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 	count(d, f);
 	if (routed == ROUTED_LOCALLY)
 		return output ? packet_to_client(p) : packet_pass(p);
-	if (routed == ROUTED_BY_KERNEL)
+	if (routed == ROUTED_BY_KERNEL) {
+		packet_done(p);
 		return route_send_by_kernel(r);
+	}
 	return send(p, r);
 }
 

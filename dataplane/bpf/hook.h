@@ -164,6 +164,16 @@ static __always_inline int packet_grow(struct packet *p, int n, __u64 flags)
 	return r;
 }
 
+/* What begins at the director and was sent once is not looked at again on its way out: the first address of ours may still be in it,
+ * or the mark. Nobody but a classifier of the operator's reads tc_index. */
+enum { TC_INDEX_SENT = 0x4c56 };
+
+static __always_inline void packet_done(struct packet *p)
+{
+	if (packet_leaves(p))
+		SKB(p)->tc_index = TC_INDEX_SENT;
+}
+
 /* Sends the packet out of an interface; its Ethernet header is written. */
 static __always_inline int packet_send(struct packet *p, __u32 ifindex, enum route_xdp xdp)
 {
