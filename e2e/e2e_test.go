@@ -29,7 +29,8 @@ import (
 //	                                takes in those that are sent to /uploads/; nginx-HOST.clients is its log
 //	respond HOST ADDRESS...         start what answers each UDP datagram with the name of the host
 //	ask HOST ADDRESS COUNT          send so many datagrams, each from another port, and print the answers
-//	retransmits PLAIN DIRECTED      compare two reports of iperf3 --json
+//	stream HOST ADDRESS FILE        send 100 MB to an iperf3, whose report is written to a file
+//	retransmits PLAIN DIRECTED      compare two such reports
 //	answers NAME=COUNT...           the lines of the last output are these, so many of each
 //
 // $NS begins the names of namespaces; those that a story makes by hand are taken away as well.
@@ -60,6 +61,7 @@ func TestStories(t *testing.T) {
 					"respond": respond,
 					"ask":     ask,
 
+					"stream":      stream,
 					"retransmits": retransmits,
 				},
 			})

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -70,6 +71,22 @@ func ask(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("datagram %d: an answer of %d bytes", i+1, n)
 		}
 		fmt.Fprintf(ts.Stdout(), "%s\n", bytes.TrimRight(b[:n], " "))
+	}
+}
+
+// stream sends, once the server is there: between two streams it is not for a moment.
+func stream(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 3, "stream HOST ADDRESS FILE")
+	for until := time.Now().Add(patience / 3); ; {
+		report, err := command(ts, args[0], "iperf3", "--json", "--client", args[1], "--bytes", "100M").Output()
+		if err == nil {
+			ts.Check(os.WriteFile(ts.MkAbs(args[2]), report, 0o644))
+			return
+		}
+		if !bytes.Contains(report, []byte("refused")) || time.Now().After(until) {
+			ts.Fatalf("iperf3: %v: %s", err, report)
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
 }
 
