@@ -113,12 +113,6 @@ func TestAHAndESP(t *testing.T) {
 	onBothHooks(t, func(t *testing.T, w *world, p *ebpf.Program) {
 		isakmp := path{lvs.UDP, netip.AddrPortFrom(client4, 500), netip.MustParseAddrPort("203.0.113.10:500"), netip.AddrPortFrom(server4, 500)}
 		w.mustUpdate(addService(isakmp.id(), "rr", isakmp.server))
-		as := func(protocol byte, frame []byte) []byte {
-			frame[headers+9] = protocol
-			binary.BigEndian.PutUint16(frame[headers+10:], 0)
-			binary.BigEndian.PutUint16(frame[headers+10:], ^sum16(frame[headers:headers+20]))
-			return frame
-		}
 		for _, protocol := range []byte{50, 51} {
 			if verdict, _ := w.run(p, w.clients, as(protocol, isakmp.in("").frame(t))); verdict != tcPass && verdict != xdpPass {
 				t.Errorf("protocol %d without ISAKMP: verdict %d", protocol, int32(verdict))
@@ -143,6 +137,85 @@ func TestAHAndESP(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestRelatedSCTP: errors about an association quote to their receiver what it has sent, the CRC included.
+func TestRelatedSCTP(t *testing.T) {
+	w := mustWorld(t, small)
+	w.mustServe()
+	for _, a := range []path{sctp4, sctp6} {
+		w.mustUpdate(addService(a.id(), "rr", a.server))
+		for range 2 { // the kernel verifies its neighbours
+			in, _ := association(t, w, a, false, 16, 1)
+			w.run(w.tc, w.clients, in)
+			in, _ = association(t, w, a, true, 16, 2)
+			w.run(w.tc, w.servers, in)
+		}
+		for _, bytes := range []int{4, 8, 12, 1000} {
+			sent, forwarded := association(t, w, a, false, 21, 0)
+			in, want := ofServer(t, a.in(""), a.server.Addr(), bytes)
+			in.quotes, want.quotes = quote(forwarded, bytes), quote(append(sent[:headers:headers], once(t, sent)...), bytes)
+			w.checkRelated(in, want, false)
+			sent, forwarded = association(t, w, a, true, 21, 0)
+			in, want = ofClient(t, a.out(""), bytes)
+			in.quotes, want.quotes = quote(forwarded, bytes), quote(append(sent[:headers:headers], once(t, sent)...), bytes)
+			w.checkRelated(in, want, true)
+		}
+	}
+}
+
+// as makes a packet one of another protocol.
+func as(protocol byte, frame []byte) []byte {
+	if frame[12] == 0x86 {
+		frame[headers+6] = protocol
+		return frame
+	}
+	frame[headers+9] = protocol
+	binary.BigEndian.PutUint16(frame[headers+10:], 0)
+	binary.BigEndian.PutUint16(frame[headers+10:], ^sum16(frame[headers:headers+20]))
+	return frame
+}
+
+// TestRelatedAHAndESP: errors about these follow the ISAKMP connection.
+func TestRelatedAHAndESP(t *testing.T) {
+	w := mustWorld(t, small)
+	w.mustServe()
+	for _, p := range []path{
+		{lvs.UDP, netip.AddrPortFrom(client4, 500), netip.MustParseAddrPort("203.0.113.10:500"), netip.AddrPortFrom(server4, 500)},
+		{lvs.UDP, netip.AddrPortFrom(client6, 500), netip.MustParseAddrPort("[2001:db8:f::10]:500"), netip.AddrPortFrom(server6, 500)},
+	} {
+		w.mustUpdate(addService(p.id(), "rr", p.server))
+		w.run(w.tc, w.clients, p.in("").frame(t))
+		w.run(w.tc, w.servers, p.out("").frame(t))
+		for _, protocol := range []byte{50, 51} {
+			in, want := ofServer(t, p.in(""), p.server.Addr(), 8)
+			request := as(protocol, p.in("").frame(t))
+			forwarded := as(protocol, p.in("").forwarded(t, routerMAC))
+			copy(forwarded[len(forwarded)-15:], request[len(request)-15:])
+			in.quotes, want.quotes = quote(forwarded, 8), quote(append(request[:headers:headers], once(t, request)...), 8)
+			w.checkRelated(in, want, false)
+		}
+	}
+}
+
+// TestFragmentsOfOthers: fragments of SCTP, AH and ESP are the kernel's, and are counted.
+func TestFragmentsOfOthers(t *testing.T) {
+	w := mustWorld(t, small)
+	w.mustServe()
+	for _, p := range []path{udp4, udp6} {
+		for _, protocol := range []byte{50, 51, 132} {
+			packet := p.in("").with(datagram4000)
+			in, _ := mustFragments(t, packet, 1)
+			for _, f := range in {
+				if f[12] == 0x86 {
+					f[headers+40] = protocol
+				} else {
+					as(protocol, f)
+				}
+				w.follow(packet, f, tcPass, f, bpfReasonREASON_UNSUPPORTED)
+			}
+		}
+	}
 }
 
 // mustState gives the state of the only connection of a service.

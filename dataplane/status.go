@@ -93,7 +93,7 @@ var meanings = map[bpfReason]string{
 	bpfReasonREASON_TOA_NO_ROOM:      "no room for the client's address (TOA), which the server has not heard yet: forwarded without it",
 	bpfReasonREASON_DEFENCE:          "begins a connection while drop_packet is on: dropped",
 	bpfReasonREASON_NO_CALL:          "for a service with --pe sip, but without a Call-ID: dropped",
-	bpfReasonREASON_UNSUPPORTED:      "the service or server asks for what is not built yet: left to the kernel",
+	bpfReasonREASON_UNSUPPORTED:      "a fragment of SCTP, AH or ESP: left to the kernel; or a server by FULLNAT that is the director itself: dropped",
 }
 
 // reasonNames gives the names of C's enum reason, in small letters, from the program's BTF.

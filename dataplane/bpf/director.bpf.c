@@ -18,9 +18,9 @@ static __always_inline int leave_unparsed(struct packet *p, struct flow *f, enum
 	__u32 zero = 0;
 	struct address_bits *o = bpf_map_lookup_elem(&ours, &zero);
 
-	if (what != PARSED_MALFORMED || !o || !ours_has(o->virtual, f->dst))
+	if ((what != PARSED_MALFORMED && what != PARSED_UNSUPPORTED) || !o || !ours_has(o->virtual, f->dst))
 		return packet_pass(p);
-	return leave(p, REASON_MALFORMED);
+	return leave(p, what == PARSED_MALFORMED ? REASON_MALFORMED : REASON_UNSUPPORTED);
 }
 
 /* Goes on with another program, and comes back only if there is none. */
@@ -104,7 +104,7 @@ static __always_inline int direct_rest(struct packet *p)
 		break;
 	}
 	if (p->kind == PACKET_RELATED && is_relayed(f)) {
-		struct icmp_error e;
+		struct icmp_error e = {};
 		if (!relay(p, f, d, &e))
 			return packet_pass(p);
 		if (icmp_make(p, f, &e))

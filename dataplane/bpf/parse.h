@@ -59,13 +59,6 @@ static __always_inline enum parsed parse_sctp(struct packet *p, struct flow *f, 
 	return PARSED_FLOW;
 }
 
-/* Whether packets of a protocol are looked at. Of SCTP, AH and ESP, fragments are not. */
-static __always_inline bool is_ours(__u8 protocol, bool fragment)
-{
-	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP ||
-	       (!fragment && (protocol == IPPROTO_SCTP || protocol == IPPROTO_ESP || protocol == IPPROTO_AH));
-}
-
 /* One of those without TCP's or UDP's header. */
 static __always_inline enum parsed parse_other(struct packet *p, struct flow *f, __u32 left)
 {
@@ -145,7 +138,7 @@ static __always_inline enum parsed parse_ipv4(struct packet *p, struct flow *f)
 	if (ip->protocol == IPPROTO_ICMP && !fragment)
 		return p->kind == PACKET_RELATED ? parse_related(p, f) : PARSED_ICMP;
 	if (!is_ours(ip->protocol, fragment))
-		return PARSED_OTHER;
+		return is_ours(ip->protocol, false) ? PARSED_UNSUPPORTED : PARSED_OTHER;
 	if (fragment && p->kind != PACKET_FRAGMENT)
 		return PARSED_FRAGMENT;
 	if (!fragment && p->kind > PACKET_USUAL)
@@ -170,8 +163,8 @@ static __always_inline enum parsed parse_ipv6_fragment(struct packet *p, struct 
 	f->protocol = x->next;
 	f->transport = at + sizeof(*x);
 	__u32 from = bpf_ntohs(x->offset) & 0xfff8, more = bpf_ntohs(x->offset) & 1;
-	if (f->protocol != IPPROTO_TCP && f->protocol != IPPROTO_UDP)
-		return PARSED_OTHER;
+	if (!is_ours(f->protocol, true))
+		return is_ours(f->protocol, false) ? PARSED_UNSUPPORTED : PARSED_OTHER;
 	/* the only fragment of its packet is none */
 	if ((from || more) && parse_fragment(f, f->transport, from, more, x->id))
 		return PARSED_MALFORMED;

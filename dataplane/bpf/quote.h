@@ -13,6 +13,25 @@ static __always_inline __u32 set16(__u16 *at, __u16 to)
 	return diff;
 }
 
+/* Carries on the CRC of a quoted packet of SCTP, whose ports have changed by so much: what that adds to the error's checksum. tc only;
+ * a function that is verified for itself. */
+__noinline int quote_crc(struct __sk_buff *skb, struct flow *f, __u32 change)
+{
+	__u16 head[3];
+	__u32 crc;
+
+	if (!f)
+		return 0;
+	__u32 at = f->transport + 8, ip = f->transport - f->quoted;
+	if (at + sizeof(crc) > f->network + f->length || bpf_skb_load_bytes(skb, f->quoted, head, sizeof(head)) ||
+	    bpf_skb_load_bytes(skb, at, &crc, sizeof(crc)) || !crc)
+		return 0;
+	__u32 length = f->family == FAMILY_IPV6 ? bpf_ntohs(head[2]) + sizeof(struct ipv6hdr) : bpf_ntohs(head[1]);
+	__u32 now = crc ^ crc_change(change, length - ip);
+	bpf_skb_store_bytes(skb, at, &now, sizeof(now), 0);
+	return fold((__u64)~crc + now);
+}
+
 /* The quoted transport header: what it adds to the error's checksum. */
 static __always_inline int quote_transport(struct packet *p, struct flow *f, struct decision *d, __u64 *sum)
 {
@@ -22,10 +41,18 @@ static __always_inline int quote_transport(struct packet *p, struct flow *f, str
 
 	BOUND(at, HEADERS_MASK);
 	__u16 *ports = p->data + at, *check = p->data + at + (udp ? 6 : 16);
+	if (f->follows)
+		return 0;
 	if ((void *)(ports + 2) > p->end)
 		return -1;
+	__u32 change = (ports[0] ^ d->dst_port) | (__u32)(ports[1] ^ d->src_port) << 16;
 	*sum += set16(&ports[0], d->dst_port);
 	*sum += set16(&ports[1], d->src_port);
+	if (f->protocol == IPPROTO_SCTP) {
+		*sum += change ? quote_crc(SKB(p), f, change) : 0;
+		packet_reload(p);
+		return 0;
+	}
 	if (at + (udp ? 8 : 18) > f->network + f->length || (void *)(check + 1) > p->end || (udp && !*check))
 		return 0;
 	__u16 now = ~fold((__u64)(__u16) ~*check + diff.addr + diff.port);

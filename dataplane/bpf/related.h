@@ -14,6 +14,13 @@ struct icmp_head {
 
 enum { ICMP_UNREACHABLE = 3, ICMP_SOURCE_QUENCH = 4, ICMP_TIME_EXCEEDED = 11, ICMPV6_INFORMATION = 128 };
 
+/* Whether packets of a protocol are looked at. Of SCTP, AH and ESP, fragments are not. */
+static __always_inline bool is_ours(__u8 protocol, bool fragment)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP ||
+	       (!fragment && (protocol == IPPROTO_SCTP || protocol == IPPROTO_ESP || protocol == IPPROTO_AH));
+}
+
 /* The kinds that kernel IPVS takes for errors. */
 static __always_inline bool is_error(__u8 type, bool ipv6)
 {
@@ -27,8 +34,11 @@ struct quoted {
 	__u64 src[2], dst[2];
 	__u32 transport; /* offset of what follows */
 	__u8 protocol;
+	bool follows; /* AH or ESP */
 	bool first; /* has the beginning of what follows: is no later fragment */
 };
+
+MAP(quoted_headers, PERCPU_ARRAY, 1, 0, __u32, struct quoted); /* the stack has no room for one */
 
 static __always_inline enum parsed parse_quoted_ipv4(struct packet *p, struct quoted *q, __u64 at, __u32 end)
 {
@@ -42,6 +52,7 @@ static __always_inline enum parsed parse_quoted_ipv4(struct packet *p, struct qu
 	q->protocol = ip->protocol;
 	q->transport = at + ip->ihl * 4;
 	q->first = !(ip->frag_off & bpf_htons(0x1fff));
+	q->follows = false;
 	return PARSED_FLOW;
 }
 
@@ -57,6 +68,7 @@ static __always_inline enum parsed parse_quoted_ipv6(struct packet *p, struct qu
 	q->protocol = ip->nexthdr;
 	q->transport = at + sizeof(*ip);
 	q->first = true;
+	q->follows = false;
 	if (q->protocol != IPPROTO_FRAGMENT)
 		return PARSED_FLOW;
 	if ((void *)(x + 1) > p->end || at + sizeof(*ip) + sizeof(*x) > end)
@@ -67,13 +79,19 @@ static __always_inline enum parsed parse_quoted_ipv6(struct packet *p, struct qu
 	return PARSED_FLOW;
 }
 
-/* The ports that are quoted behind an IP header. */
+/* The ports that are quoted behind an IP header. AH and ESP have those of the connection that they follow. */
 static __always_inline enum parsed parse_quoted_ports(struct packet *p, struct quoted *q, __u16 ports[2], __u32 end)
 {
 	__u64 at = q->transport;
 
-	if (!q->first || (q->protocol != IPPROTO_TCP && q->protocol != IPPROTO_UDP) || at > HEADERS)
+	if (!q->first || !is_ours(q->protocol, false) || at > HEADERS)
 		return PARSED_OTHER;
+	q->follows = q->protocol == IPPROTO_AH || q->protocol == IPPROTO_ESP;
+	if (q->follows) {
+		q->protocol = IPPROTO_UDP;
+		ports[0] = ports[1] = bpf_htons(500);
+		return PARSED_FLOW;
+	}
 	BOUND(at, HEADERS_MASK);
 	__u16 *there = p->data + at;
 	if ((void *)(there + 2) > p->end || at + 4 > end)
@@ -83,37 +101,38 @@ static __always_inline enum parsed parse_quoted_ports(struct packet *p, struct q
 	return PARSED_FLOW;
 }
 
-/* Where the packet inside lies, if a packet has the headers of a tunnel of ours; or 0. */
-static __always_inline __u64 tunnelled(struct packet *p, struct quoted *q, bool *ipv6)
+/* Where the packet inside lies, if one of this protocol has the headers of a tunnel of ours, with a bit for IPv6 below; or 0. tc only; a
+ * function that is verified for itself. */
+__noinline int tunnelled(struct __sk_buff *skb, __u32 protocol, __u32 at)
 {
 	struct gre_head gre;
 	struct gue_head gue;
+	bool ipv6 = protocol == IPPROTO_IPV6;
 
-	*ipv6 = q->protocol == IPPROTO_IPV6;
-	if (q->protocol == IPPROTO_IPIP || *ipv6)
-		return q->transport;
-	if (q->protocol == IPPROTO_GRE && !packet_read(p, q->transport, &gre, sizeof(gre))) {
-		*ipv6 = gre.protocol == bpf_htons(ETH_P_IPV6);
-		if (gre.flags & bpf_htons(0x7fff) || (!*ipv6 && gre.protocol != bpf_htons(ETH_P_IP)))
+	if (protocol == IPPROTO_GRE && !bpf_skb_load_bytes(skb, at, &gre, sizeof(gre))) {
+		ipv6 = gre.protocol == bpf_htons(ETH_P_IPV6);
+		if (gre.flags & bpf_htons(0x7fff) || (!ipv6 && gre.protocol != bpf_htons(ETH_P_IP)))
 			return 0;
-		return q->transport + sizeof(gre) + (gre.flags ? sizeof(struct gre_checksum) : 0);
-	}
-	if (q->protocol == IPPROTO_UDP && !packet_read(p, q->transport, &gue, sizeof(gue))) {
-		*ipv6 = gue.protocol == IPPROTO_IPV6;
+		at += sizeof(gre) + (gre.flags ? sizeof(struct gre_checksum) : 0);
+	} else if (protocol == IPPROTO_UDP && !bpf_skb_load_bytes(skb, at, &gue, sizeof(gue))) {
+		ipv6 = gue.protocol == IPPROTO_IPV6;
 		if (bpf_ntohs(gue.src_port) < GUE_PORTS || gue.control || gue.flags ||
-		    (!*ipv6 && gue.protocol != IPPROTO_IPIP))
+		    (!ipv6 && gue.protocol != IPPROTO_IPIP))
 			return 0;
-		return q->transport + sizeof(gue);
+		at += sizeof(gue);
+	} else if (protocol != IPPROTO_IPIP && !ipv6) {
+		return 0;
 	}
-	return 0;
+	return at << 1 | ipv6;
 }
 
 /* An error about a packet of a tunnel of ours is one about the packet inside. Its flow is that one's, which is not turned round: it
  * tells its server apart. */
 static __always_inline bool parse_inside(struct packet *p, struct flow *f, struct quoted *q, __u32 end)
 {
-	bool ipv6;
-	__u64 at = packet_leaves(p) || !q->first ? 0 : tunnelled(p, q, &ipv6);
+	__u32 inside = packet_leaves(p) || !q->first || q->follows ? 0 : tunnelled(SKB(p), q->protocol, q->transport);
+	__u64 at = inside >> 1;
+	bool ipv6 = inside & 1;
 	__u16 ports[2];
 
 	if (!at || at > HEADERS)
@@ -128,6 +147,7 @@ static __always_inline bool parse_inside(struct packet *p, struct flow *f, struc
 	f->src_port = ports[0];
 	f->dst_port = ports[1];
 	f->protocol = q->protocol;
+	f->follows = q->follows;
 	f->family = ipv6 ? FAMILY_IPV6 : FAMILY_IPV4;
 	f->network = at;
 	f->transport = q->transport;
@@ -142,10 +162,11 @@ static __always_inline enum parsed parse_related(struct packet *p, struct flow *
 	__u32 end = f->network + f->length;
 	__u64 at = f->transport;
 	bool ipv6 = f->family == FAMILY_IPV6;
-	struct quoted q;
+	__u32 zero = 0;
+	struct quoted *q = bpf_map_lookup_elem(&quoted_headers, &zero);
 	__u16 ports[2];
 
-	if (at > HEADERS - sizeof(struct icmp_head))
+	if (!q || at > HEADERS - sizeof(struct icmp_head))
 		return PARSED_OTHER;
 	BOUND(at, HEADERS_MASK);
 	packet_pull(p, at + RELATED);
@@ -156,22 +177,20 @@ static __always_inline enum parsed parse_related(struct packet *p, struct flow *
 		return PARSED_OTHER;
 	at += sizeof(*icmp);
 	f->quoted = at;
-	enum parsed parsed = ipv6 ? parse_quoted_ipv6(p, &q, at, end) : parse_quoted_ipv4(p, &q, at, end);
+	enum parsed parsed = ipv6 ? parse_quoted_ipv6(p, q, at, end) : parse_quoted_ipv4(p, q, at, end);
 	if (parsed != PARSED_FLOW)
 		return parsed;
-	if (q.src[0] != f->dst[0] || q.src[1] != f->dst[1])
+	if (q->src[0] != f->dst[0] || q->src[1] != f->dst[1])
 		return PARSED_OTHER;
-	struct quoted inside = q;
-	if (parse_inside(p, f, &inside, end))
-		return PARSED_FLOW;
-	parsed = parse_quoted_ports(p, &q, ports, end);
-	if (parsed != PARSED_FLOW)
-		return parsed;
-	f->src[0] = q.dst[0];
-	f->src[1] = q.dst[1];
-	f->protocol = q.protocol;
-	f->transport = q.transport;
-	f->src_port = ports[1];
-	f->dst_port = ports[0];
-	return PARSED_FLOW;
+	parsed = parse_quoted_ports(p, q, ports, end);
+	if (parsed == PARSED_FLOW) {
+		f->src[0] = q->dst[0];
+		f->src[1] = q->dst[1];
+		f->protocol = q->protocol;
+		f->follows = q->follows;
+		f->transport = q->transport;
+		f->src_port = ports[1];
+		f->dst_port = ports[0];
+	}
+	return parse_inside(p, f, q, end) ? PARSED_FLOW : parsed;
 }

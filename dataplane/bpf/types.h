@@ -49,7 +49,7 @@ enum reason {
 	REASON_NO_LOCAL_PORT, /* no local address and port free for FULLNAT: refused with ICMP port unreachable */
 	REASON_TOA_NO_ROOM, /* no room for the client's address, which the server has not heard yet: forwarded without it */
 	REASON_DEFENCE, /* begins a connection while drop_packet is on: dropped */
-	REASON_UNSUPPORTED, /* the service or server asks for what is not built yet: left to the kernel */
+	REASON_UNSUPPORTED, /* a fragment of SCTP, AH or ESP: left to the kernel; or a server by FULLNAT that is the director itself: dropped */
 	REASON_NO_CALL, /* for a service that goes by SIP calls, and it tells of none: dropped */
 	REASONS,
 };
