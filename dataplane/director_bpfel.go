@@ -353,6 +353,17 @@ type bpfQuote struct {
 	Bytes [516]uint8
 }
 
+type bpfQuoted struct {
+	_         structs.HostLayout
+	Src       [2]uint64
+	Dst       [2]uint64
+	Transport uint32
+	Protocol  uint8
+	Follows   bool
+	First     bool
+	_         [1]byte
+}
+
 type bpfReason uint32
 
 const (
@@ -578,6 +589,7 @@ const (
 	bpfMapPlaces            = "places"
 	bpfMapPlans             = "plans"
 	bpfMapPools             = "pools"
+	bpfMapQuotedHeaders     = "quoted_headers"
 	bpfMapQuotes            = "quotes"
 	bpfMapReasons           = "reasons"
 	bpfMapRestTc            = "rest_tc"
@@ -694,6 +706,7 @@ type bpfMapSpecs struct {
 	Places           *ebpf.MapSpec `ebpf:"places"`
 	Plans            *ebpf.MapSpec `ebpf:"plans"`
 	Pools            *ebpf.MapSpec `ebpf:"pools"`
+	QuotedHeaders    *ebpf.MapSpec `ebpf:"quoted_headers"`
 	Quotes           *ebpf.MapSpec `ebpf:"quotes"`
 	Reasons          *ebpf.MapSpec `ebpf:"reasons"`
 	RestTc           *ebpf.MapSpec `ebpf:"rest_tc"`
@@ -770,6 +783,7 @@ type bpfMaps struct {
 	Places           *ebpf.Map `ebpf:"places"`
 	Plans            *ebpf.Map `ebpf:"plans"`
 	Pools            *ebpf.Map `ebpf:"pools"`
+	QuotedHeaders    *ebpf.Map `ebpf:"quoted_headers"`
 	Quotes           *ebpf.Map `ebpf:"quotes"`
 	Reasons          *ebpf.Map `ebpf:"reasons"`
 	RestTc           *ebpf.Map `ebpf:"rest_tc"`
@@ -807,6 +821,7 @@ func (m *bpfMaps) Close() error {
 		m.Places,
 		m.Plans,
 		m.Pools,
+		m.QuotedHeaders,
 		m.Quotes,
 		m.Reasons,
 		m.RestTc,

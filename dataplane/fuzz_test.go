@@ -76,6 +76,7 @@ func FuzzPacket(f *testing.F) {
 		f.Add(frame, uint64(i+1))
 	}
 	f.Fuzz(func(t *testing.T, frame []byte, seed uint64) {
+		j.t = t // f must not be asked in here
 		frames := [][]byte{frame}
 		if seed != 0 {
 			frames = hostile{rand.New(rand.NewPCG(seed, 0)), append(valid[:len(valid):len(valid)], slices.Repeat([][]byte{frame}, len(valid))...)}.frames()

@@ -302,6 +302,17 @@ type restorerPlan struct {
 	Begun    uint32
 }
 
+type restorerQuoted struct {
+	_         structs.HostLayout
+	Src       [2]uint64
+	Dst       [2]uint64
+	Transport uint32
+	Protocol  uint8
+	Follows   bool
+	First     bool
+	_         [1]byte
+}
+
 type restorerReason uint32
 
 const (
@@ -555,6 +566,7 @@ const (
 	restorerMapPlaces           = "places"
 	restorerMapPlans            = "plans"
 	restorerMapPools            = "pools"
+	restorerMapQuotedHeaders    = "quoted_headers"
 	restorerMapReasons          = "reasons"
 	restorerMapRestTc           = "rest_tc"
 	restorerMapRestXdp          = "rest_xdp"
@@ -653,6 +665,7 @@ type restorerMapSpecs struct {
 	Places           *ebpf.MapSpec `ebpf:"places"`
 	Plans            *ebpf.MapSpec `ebpf:"plans"`
 	Pools            *ebpf.MapSpec `ebpf:"pools"`
+	QuotedHeaders    *ebpf.MapSpec `ebpf:"quoted_headers"`
 	Reasons          *ebpf.MapSpec `ebpf:"reasons"`
 	RestTc           *ebpf.MapSpec `ebpf:"rest_tc"`
 	RestXdp          *ebpf.MapSpec `ebpf:"rest_xdp"`
@@ -727,6 +740,7 @@ type restorerMaps struct {
 	Places           *ebpf.Map `ebpf:"places"`
 	Plans            *ebpf.Map `ebpf:"plans"`
 	Pools            *ebpf.Map `ebpf:"pools"`
+	QuotedHeaders    *ebpf.Map `ebpf:"quoted_headers"`
 	Reasons          *ebpf.Map `ebpf:"reasons"`
 	RestTc           *ebpf.Map `ebpf:"rest_tc"`
 	RestXdp          *ebpf.Map `ebpf:"rest_xdp"`
@@ -762,6 +776,7 @@ func (m *restorerMaps) Close() error {
 		m.Places,
 		m.Plans,
 		m.Pools,
+		m.QuotedHeaders,
 		m.Reasons,
 		m.RestTc,
 		m.RestXdp,
