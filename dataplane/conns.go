@@ -55,7 +55,7 @@ func (in *instance) conns(now uint32, yield func(lvs.Conn, error) bool) {
 
 // listed is what a listing shows of an entry; nothing if its time is over.
 func (in *instance) listed(table entries, at uint32, e *bpfConn, now uint32) (c lvs.Conn, ok bool) {
-	if past := int32(e.Expires-now) <= 0; past && e.Kind == kindTemplate && table.links[at] != 0 {
+	if past := int32(e.Expires-now) <= 0; past && e.isTemplate() && table.links[at] != 0 {
 		e.Expires += templateMore * in.hz // as the sweep is about to find
 	} else if past {
 		return c, false
@@ -70,11 +70,17 @@ func (in *instance) listed(table entries, at uint32, e *bpfConn, now uint32) (c 
 	return c, true
 }
 
+// lostPort is what is told of a lost template: a template's own port says nothing of that.
+const lostPort = 0xffff
+
 func (in *instance) conn(e *bpfConn, now uint32) lvs.Conn {
-	server := serverID(&in.servers[e.Server])
-	template := e.Kind == kindTemplate
-	if lost := e.VirtualPort == 0xffff; template && (lost || e.VirtualPort == 0) || !template && e.Life&lifeSamePort != 0 {
-		server.Port = fromPort(e.VirtualPort)
+	server, virtual := serverID(&in.servers[e.Server]), fromPort(e.VirtualPort)
+	template, lost := e.isTemplate(), e.Kind == kindLost
+	if lost {
+		virtual = lostPort
+	}
+	if template && (lost || virtual == 0) || !template && e.Life&lifeSamePort != 0 {
+		server.Port = virtual
 	}
 	forward := lvs.Forward(e.Life >> lifeForward)
 	if template {
@@ -85,7 +91,7 @@ func (in *instance) conn(e *bpfConn, now uint32) lvs.Conn {
 		State:    lvs.State(e.Life & lifeState),
 		Template: template,
 		Client:   netip.AddrPortFrom(fromAddr(e.Client), fromPort(e.ClientPort)),
-		Virtual:  netip.AddrPortFrom(fromAddr(e.Virtual), fromPort(e.VirtualPort)),
+		Virtual:  netip.AddrPortFrom(fromAddr(e.Virtual), virtual),
 		Server:   netip.AddrPortFrom(server.Addr, server.Port),
 		Forward:  forward,
 		Expires:  time.Duration(e.Expires-now) * time.Second / time.Duration(in.hz),

@@ -82,7 +82,7 @@ func (c connTable) faults() (all []string) {
 				overflow[(page+pages-distance)%pages*linesPerPage+home] |= 1 << distance
 			}
 			k := key{e.Client, e.Virtual, e.ClientPort, e.VirtualPort, e.Protocol, e.Kind}
-			if keys[k] {
+			if keys[k] && e.Kind != kindLost {
 				all = append(all, fmt.Sprintf("segment %d line %d: there is another entry of its key: %+v", i, n, k))
 			}
 			keys[k] = true
@@ -114,7 +114,7 @@ func (c connTable) overstated(loads []bpfLoad) (all []string) {
 	there := make([]bpfLoad, len(loads))
 	for _, e := range c.live() {
 		switch {
-		case e.Kind == kindTemplate:
+		case e.isTemplate():
 			there[e.Server].Persistent++
 		case e.Kind != kindPlain:
 		case e.Life&lifeActive != 0:

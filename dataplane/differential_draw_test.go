@@ -23,6 +23,7 @@ const (
 
 var (
 	flagsOfClients = []byte{syn, syn, syn, ack, ack | psh, fin | ack, rst, rst | ack, syn | ack, syn | rst, syn | fin, psh, 0, 0xff}
+	chunksOfSCTP   = []byte{1, 1, 1, 2, 0, 3, 6, 7, 8, 9, 10, 10, 11, 11, 14, 200}
 	flagsOfServers = []byte{syn | ack, syn | ack, ack, ack | psh, fin | ack, rst, rst | ack, syn, fin, 0}
 )
 
@@ -45,7 +46,7 @@ func drawTable(t *rapid.T) func(*lvs.Table) error {
 
 // drawGrowth adds a service with servers.
 func drawGrowth(t *rapid.T) func(*lvs.Table) error {
-	n := rapid.SampledFrom([]int{0, 1, 2, 3, 4, 0, 1, 2, 3, 4, oddService, 6, 7, 8, 9, 10}).Draw(t, "service")
+	n := rapid.SampledFrom([]int{0, 1, 2, 3, 4, 0, 1, 2, 3, 4, oddService, 6, 7, 8, 9, 10, 11, 12}).Draw(t, "service")
 	id, config := stageServices[n], drawService(t, n)
 	type one struct {
 		id     lvs.ServerID
@@ -143,7 +144,7 @@ func drawService(t *rapid.T, n int) lvs.ServiceConfig {
 		c.Persistent = rapid.SampledFrom([]uint32{300, 1, 10, 60, 1000}).Draw(t, "persistent")
 		c.Netmask = rapid.SampledFrom(netmasks).Draw(t, "netmask")
 	}
-	if c.Persistent != 0 && stageServices[n].Protocol != lvs.TCP && rapid.Bool().Draw(t, "sip") {
+	if c.Persistent != 0 && stageServices[n].Protocol != lvs.TCP && stageServices[n].Protocol != lvs.SCTP && rapid.Bool().Draw(t, "sip") {
 		c.PE = "sip"
 	}
 	c.OnePacket = kind == "one packet" || kind == "both"
@@ -227,8 +228,16 @@ func (s *stage) drawPacket(t *rapid.T) wire {
 	if w.damages == nil { // a mark at other addresses is seen only later on their way
 		w.mark = mark
 	}
-	w.flags = rapid.SampledFrom(flagsOfClients).Draw(t, "flags")
+	w.flags = drawFlags(t, w.protocol, flagsOfClients)
 	return w
+}
+
+// drawFlags are the flags of a segment, or the chunk of SCTP.
+func drawFlags(t *rapid.T, p lvs.Protocol, flags []byte) byte {
+	if p == lvs.SCTP {
+		flags = chunksOfSCTP
+	}
+	return rapid.SampledFrom(flags).Draw(t, "flags")
 }
 
 // drawCall gives most packets to a service that goes by SIP calls a Call-ID, or something like it.

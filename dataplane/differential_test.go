@@ -61,8 +61,8 @@ func (s *stage) change(t *rapid.T, change func(*lvs.Table) error) {
 
 // send lets a packet come in on the side where its sender is.
 func (s *stage) send(t *rapid.T, w wire) {
-	if s.firewall { // else the kernel answers
-		w.ttl = max(w.ttl, 2)
+	if s.firewall { // else the kernel answers, or drops the packet
+		w.ttl, w.damages = max(w.ttl, 2), nil
 	}
 	t.Logf("%+v", w)
 	side := clientSide
@@ -83,7 +83,7 @@ func (s *stage) answer(t *rapid.T) {
 		to = c.Local
 	}
 	w := drawBody(t, c.Protocol, c.Server, to)
-	w.flags = rapid.SampledFrom(flagsOfServers).Draw(t, "flags")
+	w.flags = drawFlags(t, c.Protocol, flagsOfServers)
 	s.send(t, w)
 }
 
@@ -94,7 +94,7 @@ func (s *stage) request(t *rapid.T) {
 		t.Skip("nobody to go on")
 	}
 	w := drawBody(t, c.Protocol, c.Client, c.Virtual)
-	w.flags = rapid.SampledFrom(flagsOfClients).Draw(t, "flags")
+	w.flags = drawFlags(t, c.Protocol, flagsOfClients)
 	s.send(t, w)
 }
 
@@ -108,6 +108,9 @@ func (s *stage) crowd(t *rapid.T) {
 		w := wire{
 			protocol: protocol, from: netip.AddrPortFrom(client, uint16(20_003+first+n)),
 			to: to, flags: 2, ttl: 64, payload: n, mark: mark,
+		}
+		if protocol == lvs.SCTP {
+			w.flags = 1 // INIT
 		}
 		s.drawCall(t, v, &w)
 		s.send(t, w)
@@ -239,6 +242,8 @@ var stageServices = []lvs.ServiceID{
 	{Family: lvs.IPv4, Protocol: lvs.TCP, Addr: netip.MustParseAddr("10.9.0.1"), Port: 21},
 	{Family: lvs.IPv4, Mark: 7},
 	{Family: lvs.IPv6, Mark: 7},
+	{Family: lvs.IPv4, Protocol: lvs.SCTP, Addr: netip.MustParseAddr("10.9.0.1"), Port: 2905},
+	{Family: lvs.IPv6, Protocol: lvs.SCTP, Addr: netip.MustParseAddr("2001:db8:9::1"), Port: 2905},
 }
 
 const oddService = 5

@@ -4,6 +4,7 @@ package dataplane
 
 import (
 	"encoding/binary"
+	"hash/crc32"
 	"net/netip"
 	"slices"
 
@@ -14,7 +15,7 @@ import (
 type wire struct {
 	protocol   lvs.Protocol
 	from, to   netip.AddrPort
-	flags      byte // of TCP
+	flags      byte // of TCP; of SCTP the chunk
 	ttl        byte
 	payload    int
 	says       string // instead of the payload
@@ -150,6 +151,9 @@ func (w wire) transport(src, dst []byte) []byte {
 	if w.quotes != nil {
 		return w.icmp(src, dst)
 	}
+	if w.protocol == lvs.SCTP {
+		return w.sctp()
+	}
 	b := make([]byte, 20, 20+w.payload)
 	field := 16
 	if w.protocol == lvs.UDP {
@@ -171,6 +175,24 @@ func (w wire) transport(src, dst []byte) []byte {
 		binary.BigEndian.PutUint16(b[field:], sum)
 	case checksumWrong:
 		binary.BigEndian.PutUint16(b[field:], sum^0x1100)
+	}
+	return b
+}
+
+// sctp gives a chunk, whose type is what others have for flags.
+func (w wire) sctp() []byte {
+	content := w.content()
+	b := make([]byte, 16, 16+len(content))
+	binary.BigEndian.PutUint16(b, w.from.Port())
+	binary.BigEndian.PutUint16(b[2:], w.to.Port())
+	b[12] = w.flags
+	binary.BigEndian.PutUint16(b[14:], uint16(4+len(content)))
+	b = append(b, content...)
+	switch sum := crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)); w.checksum {
+	case checksumRight:
+		binary.LittleEndian.PutUint32(b[8:], sum)
+	case checksumWrong:
+		binary.LittleEndian.PutUint32(b[8:], sum^0x1100)
 	}
 	return b
 }

@@ -17,7 +17,11 @@ const (
 	kindPlain    = 0
 	kindTemplate = 1
 	kindReturn   = 2
+	kindLost     = 3
 )
+
+// isTemplate says whether an entry is a template, be it a lost one.
+func (e *bpfConn) isTemplate() bool { return e.Kind == kindTemplate || e.Kind == kindLost }
 
 // entries is the connection table as the kernel has it, which packets change while it is read. Whoever goes over it does so here.
 type entries struct {

@@ -71,7 +71,7 @@ func (w *world) checkTemplates() {
 		}
 	}
 	for at, e := range table.all() {
-		if e.Kind == kindTemplate && table.links[at] != have[at] {
+		if e.isTemplate() && table.links[at] != have[at] {
 			w.t.Errorf("the template in line %d has %d connections, and counts %d", at, have[at], table.links[at])
 		}
 	}

@@ -242,6 +242,41 @@ func TestPersistenceQuiescent(t *testing.T) {
 	})
 }
 
+// Lost templates are listed with port 65535; a service on that port finds neither its own nor those of others.
+func TestLostTemplatesAreNotThoseOfTheirPort(t *testing.T) {
+	last := web4
+	last.Port = 65535
+	onBothHooksSticky(t, last, persistent4, 8080, func(t *testing.T, s *sticky) {
+		weigh := func(id lvs.ServiceID, server int, weight int32) {
+			s.mustUpdate(func(t *lvs.Table) error {
+				return t.EditServer(id, lvs.ServerID{Addr: stickyServers[server-1], Port: 8080}, lvs.ServerConfig{Forward: lvs.Masq, Weight: weight})
+			})
+		}
+		s.mustSet("expire_quiescent_template", "1")
+		s.mustCome("first", "198.51.100.7", "203.0.113.20:65535", 0, 3)
+		weigh(last, 3, 0)
+		s.mustCome("its own is lost", "198.51.100.7", "203.0.113.20:65535", 0, 2)
+		weigh(last, 3, 1)
+		s.mustCome("and not found again", "198.51.100.7", "203.0.113.20:65535", 0, 2)
+		s.mustUpdate(func(t *lvs.Table) error {
+			if err := t.AddService(web4, persistent4); err != nil {
+				return err
+			}
+			return t.AddServer(web4, lvs.ServerID{Addr: stickyServers[0], Port: 8080}, lvs.ServerConfig{Forward: lvs.Masq, Weight: 1})
+		})
+		s.mustCome("another service", "198.51.100.8", "203.0.113.20:80", 0, 1)
+		weigh(web4, 1, 0)
+		s.mustCome("whose template is lost", "198.51.100.8", "203.0.113.20:80", 0, 0)
+		weigh(web4, 1, 1)
+		s.mustCome("is none of the last port", "198.51.100.8", "203.0.113.20:65535", 0, 1)
+		weigh(last, 1, 0)
+		s.mustCome("whose own is then lost", "198.51.100.8", "203.0.113.20:65535", 0, 3)
+		s.checkLoads()
+		s.pass(time.Hour)
+		s.mustShow("all is over")
+	})
+}
+
 func TestPersistentClientsPassThresholds(t *testing.T) {
 	onBothHooksSticky(t, web4, persistent4, 8080, func(t *testing.T, s *sticky) {
 		s.mustUpdate(func(t *lvs.Table) error {

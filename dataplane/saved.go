@@ -23,7 +23,6 @@ const (
 	lifeActiveBit     = 0x100
 	lifeControlledBit = 0x1000
 	lifeSecondsShift  = 10 // of a template
-	lostPort          = 0xffff
 )
 
 // Entries reads the connection table with all that it takes to restore it: templates first, then connections. It leaves out
@@ -35,7 +34,7 @@ func (d *Director) Entries() iter.Seq2[lvs.Entry, error] {
 // Details reads the connection table with all that is known of each entry, in no particular order. Like Conns it waits for nobody.
 func (d *Director) Details() iter.Seq2[lvs.Entry, error] {
 	return d.reader(func(in *instance, yield func(lvs.Entry, error) bool) {
-		in.details(jiffies64(in.hz), 1<<kindTemplate|1<<kindPlain, yield)
+		in.details(jiffies64(in.hz), 1<<kindTemplate|1<<kindLost|1<<kindPlain, yield)
 	})
 }
 
@@ -58,8 +57,8 @@ func (in *instance) savedEntries(now uint64, yield func(lvs.Entry, error) bool) 
 	for _, kind := range []uint8{kindTemplate, kindPlain} {
 		goes := true
 		in.details(now, 1<<kind, func(e lvs.Entry, err error) bool {
-			lost := e.Template && (e.Virtual.Port() == lostPort || e.PE != "" && e.PEData == "")
-			goes = lost || yield(e, err)
+			unknown := e.Template && e.PE != "" && e.PEData == ""
+			goes = unknown || yield(e, err)
 			return goes
 		})
 		if !goes {
@@ -109,7 +108,7 @@ func (in *instance) detail(table entries, at uint32, e *bpfConn, c lvs.Conn) lvs
 	if e.Life&lifeControlledBit != 0 {
 		var of bpfConn
 		x.Controller = table.template(at, c.Forward)
-		if table.at(x.Controller, &of) && of.Kind == kindTemplate {
+		if table.at(x.Controller, &of) && of.isTemplate() {
 			x.Persistent = in.conn(&of, e.Expires).Client
 			if of.ClientPort == callPort {
 				var call lvs.Conn

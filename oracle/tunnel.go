@@ -137,7 +137,7 @@ func setChecksum(field []byte, parts ...[]byte) {
 // settled is the packet as its own checksums say that it is. Where they cover all of it an outer checksum is made from them, without a
 // look at the payload; so what is wrong inside is wrong outside, too.
 func (p *packet) settled(inner []byte) []byte {
-	if p.quoted != 0 || p.part.first() || p.part.later() {
+	if p.quoted != 0 || p.part.first() || p.part.later() || p.follows || p.protocol == lvs.SCTP {
 		return inner
 	}
 	transport := p.transport - p.ip

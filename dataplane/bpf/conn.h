@@ -20,6 +20,12 @@
 #pragma once
 #include "find.h"
 
+/* A template, be it one that is lost. */
+static __always_inline bool is_template(struct conn *e)
+{
+	return READ_ONCE(e->kind) == CONN_TEMPLATE || READ_ONCE(e->kind) == CONN_LOST;
+}
+
 /* What a new entry holds besides its key. */
 struct conn_data {
 	__u32 life;

@@ -56,7 +56,7 @@ static __always_inline void template_assure(struct conn *c, __u32 at)
  * at the same time are no reason for it to go on. */
 static __always_inline bool template_waits(struct conn *e)
 {
-	return READ_ONCE(e->kind) == CONN_TEMPLATE && !(__sync_fetch_and_or(&e->life, TEMPLATE_OVER) & TEMPLATE_OVER);
+	return is_template(e) && !(__sync_fetch_and_or(&e->life, TEMPLATE_OVER) & TEMPLATE_OVER);
 }
 
 /* Whether a template whose time is over goes on, because it has connections. */
@@ -64,7 +64,7 @@ static __always_inline bool template_goes_on(struct conn *e, __u32 segment, __u3
 {
 	__u32 *count = link_of(segment, line), life = READ_ONCE(e->life);
 
-	if (READ_ONCE(e->kind) != CONN_TEMPLATE || !count || !READ_ONCE(*count))
+	if (!is_template(e) || !count || !READ_ONCE(*count))
 		return false;
 	if (dry || __sync_val_compare_and_swap(&e->expires, expires, expires + TEMPLATE_MORE * hz) != expires)
 		return true;

@@ -82,7 +82,7 @@ __noinline int entry_is_shed(struct segment *s, __u32 line, __u32 link, __u32 ji
 
 	if (!(READ_ONCE(e->own) & OWN_LIVE) || READ_ONCE(e->kind) == CONN_RETURN)
 		return 0;
-	if (READ_ONCE(e->kind) == CONN_TEMPLATE)
+	if (is_template(e))
 		return !link && !(life & TEMPLATE_ASSURED) && left + hz <= (life >> LIFE_SECONDS_SHIFT) * hz &&
 		       settings.little_room;
 	__u32 lives = timeout_of(protocol, state);

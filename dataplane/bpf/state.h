@@ -111,7 +111,7 @@ __noinline __u32 conn_ended(__u32 at, __u32 server, __u32 life, __u32 link)
 
 	if (!e || e->kind == CONN_RETURN)
 		return NO_LINE;
-	bool template = e->kind == CONN_TEMPLATE;
+	bool template = is_template(e);
 	load_end(server, template ? LOAD_PERSISTENT : life & LIFE_ACTIVE ? LOAD_ACTIVE : LOAD_INACTIVE);
 	if (template && e->client_port == CALL_PORT)
 		call_forget(at);

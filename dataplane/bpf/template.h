@@ -2,14 +2,14 @@
 /* template.h - persistence: an entry of the connection table that remembers which server a client has.
  *
  * Its key is the client's network and, by the kind of service: address and port; address and port 0 (services of port 0 and
- * of FTP); or the firewall mark in place of the address, for all protocols; and the SIP call, see call.h. A template whose server is gone takes port
- * 65535, under which nobody finds it, and stays until its connections are over.
+ * of FTP); or the firewall mark in place of the address, for all protocols; and the SIP call, see call.h. A template whose server is gone is lost:
+ * nobody finds it, listings show it with port 65535, and it stays until its connections are over.
  */
 #pragma once
 #include "plan.h"
 #include "state.h"
 
-enum { FTP_PORT = 21, FTP_DATA_PORT = 20, UNPRIVILEGED_PORT = 1024, TEMPLATE_LOST_PORT = 0xffff };
+enum { FTP_PORT = 21, FTP_DATA_PORT = 20, UNPRIVILEGED_PORT = 1024 };
 
 /* The bits of one half of an IPv6 address that a prefix leaves. */
 static __always_inline __u64 prefix_mask(__u32 bits)
@@ -71,7 +71,7 @@ static __noinline int template_line(struct segment *s, struct guard *g, struct c
 	}
 	if (!template_serves(e)) {
 		if (!dry)
-			WRITE_ONCE(e->virtual_port, TEMPLATE_LOST_PORT);
+			WRITE_ONCE(e->kind, CONN_LOST);
 		return -1;
 	}
 	if (READ_ONCE(e->life) & TEMPLATE_OVER && !dry)

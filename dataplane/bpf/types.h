@@ -208,8 +208,9 @@ struct conn {
 };
 
 /* A template remembers a client's server. A return entry is what the answers of a FULLNAT connection find: its client is a
- * local address and port, its virtual side the server; and its server is the connection's template, as a line. */
-enum conn_kind { CONN_PLAIN, CONN_TEMPLATE, CONN_RETURN };
+ * local address and port, its virtual side the server; and its server is the connection's template, as a line. A template that does not serve
+ * any more is lost: nobody finds it. */
+enum conn_kind { CONN_PLAIN, CONN_TEMPLATE, CONN_RETURN, CONN_LOST };
 
 /* conn.life: the state in the low bits, then flags, then the forwarding method. A template has its time-out there. */
 enum conn_life {
