@@ -60,8 +60,9 @@ func (d *Director) Set(change func(*lvs.Settings) error) error {
 	return in.putSettings(s)
 }
 
-// expireDeserted ends the connections of servers that were removed, where the settings say so. The sweep takes them out; until
-// then they are past their time. A connection that is missed ends with its next packet.
+// expireDeserted ends the connections and templates of servers that were removed, where the settings say so. The sweep takes them
+// out; until then they are past their time. A connection that is missed ends with its next packet. Templates come last: one whose time is
+// over when it still has connections goes on for a while.
 func (in *instance) expireDeserted() error {
 	s, err := in.settings()
 	if err != nil || s.ExpireNodestConn == 0 {
@@ -72,9 +73,11 @@ func (in *instance) expireDeserted() error {
 		return err
 	}
 	now := jiffies(in.hz)
-	for at, e := range table.all() {
-		if e.Kind == kindPlain && int(e.Server) < len(in.servers) && bpfSlotUse(in.servers[e.Server].Use) == bpfSlotUseSLOT_REMOVED {
-			atomic.StoreUint32(&table.lines[at].Expires, now)
+	for _, kind := range []uint8{kindPlain, kindTemplate, kindLost} {
+		for at, e := range table.all() {
+			if e.Kind == kind && int(e.Server) < len(in.servers) && bpfSlotUse(in.servers[e.Server].Use) == bpfSlotUseSLOT_REMOVED {
+				atomic.StoreUint32(&table.lines[at].Expires, now)
+			}
 		}
 	}
 	return nil

@@ -135,8 +135,7 @@ func (d *Director) endTemplates() {
 	d.templates = slices.DeleteFunc(d.templates, func(t *template) bool {
 		for t.expires <= d.now {
 			if !d.holds(t, t.expires) {
-				t.server.load.Persistent--
-				t.server.weigh()
+				t.end()
 				return true
 			}
 			t.expires += templateMore
@@ -144,6 +143,12 @@ func (d *Director) endTemplates() {
 		}
 		return false
 	})
+}
+
+// end takes the template off its server.
+func (t *template) end() {
+	t.server.load.Persistent--
+	t.server.weigh()
 }
 
 // holds says whether a connection of the template goes on after some time.

@@ -2,7 +2,11 @@
 
 package oracle
 
-import "lvs"
+import (
+	"slices"
+
+	"lvs"
+)
 
 // Settings gives the settings.
 func (d *Director) Settings() (lvs.Settings, error) {
@@ -44,7 +48,7 @@ func (d *Director) deserted(c *conn, p *packet) bool {
 	return c.server.service == nil || c.server.config.Weight == 0 && p.opens
 }
 
-// endDeserted ends the connections of servers that are removed, if that is what the settings ask for.
+// endDeserted ends the connections and templates of servers that are removed, if that is what the settings ask for.
 func (d *Director) endDeserted() {
 	if d.settings.ExpireNodestConn == 0 {
 		return
@@ -54,4 +58,11 @@ func (d *Director) endDeserted() {
 			d.remove(c)
 		}
 	}
+	d.templates = slices.DeleteFunc(d.templates, func(t *template) bool {
+		deserted := t.server.service == nil
+		if deserted {
+			t.end()
+		}
+		return deserted
+	})
 }
