@@ -5,6 +5,7 @@ package dataplane
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"testing"
 
 	"lvs"
@@ -13,7 +14,8 @@ import (
 // TestNothingLeaks: under each scheduler 10,000 connections come on all CPUs at once and close in one way or another, with
 // templates and without. When their time is over, servers have nothing and the table is empty.
 func TestNothingLeaks(t *testing.T) {
-	const each, cpus = 5000, 2
+	cpus := min(runtime.NumCPU(), 16)
+	each := 10_000 / cpus
 	endings := [][]string{{"S"}, {"S", "R"}, {"S", "A", "FA", "A"}}
 	for name, hook := range hooks {
 		t.Run(name, func(t *testing.T) {
@@ -21,7 +23,7 @@ func TestNothingLeaks(t *testing.T) {
 			w.settings.SweepSlice = 0
 			w.setClock(w.settings.Now)
 			program := hook(w)
-			p, all := farm(lvs.TCP, 7)
+			p, all := farm(lvs.TCP, 2*fewServers)
 			for n, scheduler := range lvs.Schedulers {
 				persistent := uint32(0) // on one hook or the other
 				if (n%2 == 0) == (name == "xdp") {
@@ -32,7 +34,7 @@ func TestNothingLeaks(t *testing.T) {
 				w.mustUpdate(func(t *lvs.Table) error { return t.AddService(p.id(), c) })
 				for _, a := range all {
 					w.mustUpdate(func(t *lvs.Table) error {
-						return t.AddServer(p.id(), realServer(a), lvs.ServerConfig{Forward: lvs.Masq, Weight: 2 * cpus * each})
+						return t.AddServer(p.id(), realServer(a), lvs.ServerConfig{Forward: lvs.Masq, Weight: int32(2 * cpus * each)})
 					})
 				}
 				w.onCPUs(cpus, func(cpu int) {

@@ -38,7 +38,7 @@ func TestStories(t *testing.T) {
 	needs.NetNS(t)
 	needs.BPF(t)
 	t.Setenv("PATH", mustBuild(t)+":"+os.Getenv("PATH")+":/usr/sbin:/sbin")
-	needs.Programs(t, "curl", "nginx", "iperf3", "ip", "iptables", "nft", "ping")
+	needs.Programs(t, "curl", "nginx", "iperf3", "ip", "iptables-nft", "ip6tables-nft", "nft", "ping")
 	for _, hook := range []string{"tc", "xdp"} {
 		t.Run(hook, func(t *testing.T) {
 			testscript.Run(t, testscript.Params{
