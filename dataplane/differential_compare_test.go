@@ -4,6 +4,7 @@ package dataplane
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"net/netip"
@@ -105,7 +106,7 @@ func (s *stage) checkPacket(t rapid.TB, side int, w wire) {
 	if verdict == oracle.Answer {
 		verdict = oracle.Forward // to where it came from
 	}
-	if s.stray(t, want, got.Verdict, w) {
+	if s.stray(t, want, got.Verdict, frame, w) {
 		return
 	}
 	if s.firewall {
@@ -138,8 +139,9 @@ func (s *stage) checkPacket(t rapid.TB, side int, w wire) {
 }
 
 // stray says whether the program has dropped a later fragment, and told so, whose address was one of ours until a while ago.
-func (s *stage) stray(t rapid.TB, want oracle.Result, got oracle.Verdict, w wire) bool {
-	if want.Reason != "" || want.Verdict != oracle.Pass || got != oracle.Drop || w.fragment&0x1fff == 0 {
+func (s *stage) stray(t rapid.TB, want oracle.Result, got oracle.Verdict, frame []byte, w wire) bool {
+	later := w.fragment&0x1fff != 0 || frame[12] == 8 && binary.BigEndian.Uint16(frame[20:])&0x1fff != 0 // be it by damage
+	if want.Reason != "" || want.Verdict != oracle.Pass || got != oracle.Drop || !later {
 		return false
 	}
 	was := s.reasons
