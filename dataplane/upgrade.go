@@ -267,11 +267,19 @@ func switchFilters(programs map[string]*ebpf.Program) error {
 	return nil
 }
 
-// quiesce returns when no program runs any more that was replaced before.
+// quiesce returns when no program runs any more that was replaced before. The kernel waits for that when somebody changes a map of
+// maps, whichever it is; membarrier does it, too, but not on machines with CPUs without ticks.
 func quiesce() error {
-	const global = 1 << 0 // MEMBARRIER_CMD_GLOBAL, which waits for what synchronize_rcu waits for
-	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
-		return fmt.Errorf("membarrier: %w", errno)
+	inner := &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}
+	one, err := ebpf.NewMap(inner)
+	if err != nil {
+		return err
 	}
-	return nil
+	defer one.Close()
+	outer, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1, InnerMap: inner})
+	if err != nil {
+		return err
+	}
+	defer outer.Close()
+	return outer.Put(uint32(0), one)
 }
