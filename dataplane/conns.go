@@ -13,6 +13,7 @@ import (
 
 const (
 	lifeState    = 0x1f
+	lifeActive   = 0x100
 	lifeSamePort = 0x800
 	lifeForward  = 16
 	callPort     = 1  // a template's client port, if it is one of a SIP call

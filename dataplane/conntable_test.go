@@ -32,7 +32,6 @@ const (
 	pages          = 4
 	lineShift      = 2
 	distanceShift  = 8
-	lifeActive     = 0x100
 	lifeControlled = 0x1000
 )
 

@@ -44,13 +44,13 @@ func (w *world) mustKnow() (all []known) {
 			{"NAT", lvs.ServerConfig{Forward: lvs.Masq}}, {"FULLNAT", lvs.ServerConfig{Forward: lvs.FullNAT}},
 		} {
 			port := uint16(100 + i)
-			p := path{lvs.TCP, along.client, netip.AddrPortFrom(along.virtual.Addr(), port), netip.AddrPortFrom(along.server.Addr(), port)}.from(4000)
+			p := path{lvs.TCP, along.client, netip.AddrPortFrom(along.virtual.Addr(), port), netip.AddrPortFrom(along.server.Addr(), port)}.from(4000 + 10*uint16(i))
 			if way.Forward == lvs.FullNAT {
 				w.mustUpdate(addFull(p, lvs.DefaultLocalPorts))
 			} else {
 				w.mustUpdate(addWay(p.id(), p.server.Addr(), way.ServerConfig))
 			}
-			w.run(w.tc, w.clients, p.from(4001).in("S").frame(w.t)) // the kernel's turn to look for the neighbour
+			w.run(w.tc, w.clients, p.from(4001+10*uint16(i)).in("S").frame(w.t)) // the kernel's turn to look for the neighbour
 			_, out := w.run(w.tc, w.clients, p.in("S").frame(w.t))
 			answer := p.out("A")
 			if way.Forward == lvs.FullNAT {

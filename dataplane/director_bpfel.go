@@ -612,13 +612,12 @@ const (
 	bpfProgDirectorTc       = "director_tc"
 	bpfProgDirectorXdp      = "director_xdp"
 	bpfVarAccounting        = "accounting"
-	bpfVarActiveStates      = "active_states"
 	bpfVarCpus              = "cpus"
 	bpfVarCrcShift          = "crc_shift"
 	bpfVarDry               = "dry"
 	bpfVarHz                = "hz"
 	bpfVarLoopback          = "loopback"
-	bpfVarNextState         = "next_state"
+	bpfVarNextLife          = "next_life"
 	bpfVarSctpEvents        = "sctp_events"
 	bpfVarSeed              = "seed"
 	bpfVarSegments          = "segments"
@@ -726,13 +725,12 @@ type bpfMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type bpfVariableSpecs struct {
 	Accounting   *ebpf.VariableSpec `ebpf:"accounting"`
-	ActiveStates *ebpf.VariableSpec `ebpf:"active_states"`
 	Cpus         *ebpf.VariableSpec `ebpf:"cpus"`
 	CrcShift     *ebpf.VariableSpec `ebpf:"crc_shift"`
 	Dry          *ebpf.VariableSpec `ebpf:"dry"`
 	Hz           *ebpf.VariableSpec `ebpf:"hz"`
 	Loopback     *ebpf.VariableSpec `ebpf:"loopback"`
-	NextState    *ebpf.VariableSpec `ebpf:"next_state"`
+	NextLife     *ebpf.VariableSpec `ebpf:"next_life"`
 	SctpEvents   *ebpf.VariableSpec `ebpf:"sctp_events"`
 	Seed         *ebpf.VariableSpec `ebpf:"seed"`
 	Segments     *ebpf.VariableSpec `ebpf:"segments"`
@@ -842,13 +840,12 @@ func (m *bpfMaps) Close() error {
 // It can be passed to loadBpfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type bpfVariables struct {
 	Accounting   *ebpf.Variable `ebpf:"accounting"`
-	ActiveStates *ebpf.Variable `ebpf:"active_states"`
 	Cpus         *ebpf.Variable `ebpf:"cpus"`
 	CrcShift     *ebpf.Variable `ebpf:"crc_shift"`
 	Dry          *ebpf.Variable `ebpf:"dry"`
 	Hz           *ebpf.Variable `ebpf:"hz"`
 	Loopback     *ebpf.Variable `ebpf:"loopback"`
-	NextState    *ebpf.Variable `ebpf:"next_state"`
+	NextLife     *ebpf.Variable `ebpf:"next_life"`
 	SctpEvents   *ebpf.Variable `ebpf:"sctp_events"`
 	Seed         *ebpf.Variable `ebpf:"seed"`
 	Segments     *ebpf.Variable `ebpf:"segments"`

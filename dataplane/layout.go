@@ -54,8 +54,7 @@ const releasePin = "release"
 func ownRelease() release {
 	h := sha256.New()
 	h.Write(_BpfBytes)
-	binary.Write(h, binary.NativeEndian, nextStates())
-	binary.Write(h, binary.NativeEndian, activeStates())
+	binary.Write(h, binary.NativeEndian, nextLives())
 	r := release{Layout: ownLayout()}
 	copy(r.Programs[:], h.Sum(nil))
 	return r

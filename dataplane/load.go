@@ -75,7 +75,7 @@ func spec(s Sizes) (*ebpf.CollectionSpec, error) {
 	}
 	for name, v := range map[string]any{
 		bpfVarAccounting: s.Accounting, bpfVarSegments: segments, bpfVarSeed: seed, bpfVarCpus: uint32(cpus), bpfVarHz: hz,
-		bpfVarNextState: nextStates(), bpfVarActiveStates: activeStates(), bpfVarSctpEvents: lvs.SCTPChunks, bpfVarCrcShift: crcShift(), bpfVarLoopback: uint32(1),
+		bpfVarNextLife: nextLives(), bpfVarSctpEvents: lvs.SCTPChunks, bpfVarCrcShift: crcShift(), bpfVarLoopback: uint32(1),
 		bpfVarServersSize: uint32(s.Servers) + 1, bpfVarServicesSize: uint32(s.Services) + 1,
 	} {
 		if err := c.Variables[name].Set(v); err != nil {
@@ -87,14 +87,20 @@ func spec(s Sizes) (*ebpf.CollectionSpec, error) {
 
 const routesPerCPU = 1024
 
-// nextStates and activeStates are C's form of what [lvs.Machine] says.
-func nextStates() (t [int(lvs.Machines) * 1024]uint8) {
-	for m := range lvs.Machines {
+// nextLives is C's form of what [lvs.Machine] says.
+func nextLives() (t [int(lvs.Machines) * 1024]uint16) {
+	for m, p := range machines {
+		m := lvs.Machine(m)
 		events, states := m.Shape()
 		for dir := range lvs.Directions {
 			for event := range events {
 				for state := range states {
-					t[int(m)*1024+int(dir)*256+int(event)*16+int(state)] = uint8(m.Next(state, dir, event))
+					next := m.Next(state, dir, event)
+					life := uint16(next)
+					if next.Active(p) {
+						life |= lifeActive
+					}
+					t[int(m)*1024+int(dir)*256+int(event)*16+int(state)] = life
 				}
 			}
 		}
@@ -117,18 +123,6 @@ func crcShift() (shifts [16]uint32) {
 		shift = product(shift, shift)
 	}
 	return shifts
-}
-
-func activeStates() (bits [lvs.Machines]uint32) {
-	for m, p := range machines {
-		_, states := lvs.Machine(m).Shape()
-		for state := range states {
-			if state.Active(p) {
-				bits[m] |= 1 << state
-			}
-		}
-	}
-	return bits
 }
 
 // machines are those of [lvs.Machine], with a protocol that goes by each.

@@ -580,13 +580,12 @@ const (
 	restorerMapSweepers         = "sweepers"
 	restorerProgRestore         = "restore"
 	restorerVarAccounting       = "accounting"
-	restorerVarActiveStates     = "active_states"
 	restorerVarCpus             = "cpus"
 	restorerVarCrcShift         = "crc_shift"
 	restorerVarDry              = "dry"
 	restorerVarHz               = "hz"
 	restorerVarLoopback         = "loopback"
-	restorerVarNextState        = "next_state"
+	restorerVarNextLife         = "next_life"
 	restorerVarSctpEvents       = "sctp_events"
 	restorerVarSeed             = "seed"
 	restorerVarSegments         = "segments"
@@ -684,13 +683,12 @@ type restorerMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type restorerVariableSpecs struct {
 	Accounting   *ebpf.VariableSpec `ebpf:"accounting"`
-	ActiveStates *ebpf.VariableSpec `ebpf:"active_states"`
 	Cpus         *ebpf.VariableSpec `ebpf:"cpus"`
 	CrcShift     *ebpf.VariableSpec `ebpf:"crc_shift"`
 	Dry          *ebpf.VariableSpec `ebpf:"dry"`
 	Hz           *ebpf.VariableSpec `ebpf:"hz"`
 	Loopback     *ebpf.VariableSpec `ebpf:"loopback"`
-	NextState    *ebpf.VariableSpec `ebpf:"next_state"`
+	NextLife     *ebpf.VariableSpec `ebpf:"next_life"`
 	SctpEvents   *ebpf.VariableSpec `ebpf:"sctp_events"`
 	Seed         *ebpf.VariableSpec `ebpf:"seed"`
 	Segments     *ebpf.VariableSpec `ebpf:"segments"`
@@ -796,13 +794,12 @@ func (m *restorerMaps) Close() error {
 // It can be passed to loadRestorerObjects or ebpf.CollectionSpec.LoadAndAssign.
 type restorerVariables struct {
 	Accounting   *ebpf.Variable `ebpf:"accounting"`
-	ActiveStates *ebpf.Variable `ebpf:"active_states"`
 	Cpus         *ebpf.Variable `ebpf:"cpus"`
 	CrcShift     *ebpf.Variable `ebpf:"crc_shift"`
 	Dry          *ebpf.Variable `ebpf:"dry"`
 	Hz           *ebpf.Variable `ebpf:"hz"`
 	Loopback     *ebpf.Variable `ebpf:"loopback"`
-	NextState    *ebpf.Variable `ebpf:"next_state"`
+	NextLife     *ebpf.Variable `ebpf:"next_life"`
 	SctpEvents   *ebpf.Variable `ebpf:"sctp_events"`
 	Seed         *ebpf.Variable `ebpf:"seed"`
 	Segments     *ebpf.Variable `ebpf:"segments"`

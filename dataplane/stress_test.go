@@ -53,8 +53,7 @@ func mustStress(t testing.TB, a attack) *stressed {
 	must(t, c.Variables[bpfVarSegments].Set(uint32(a.segments)))
 	must(t, c.Variables[bpfVarTestClock].Set(true))
 	must(t, c.Variables[bpfVarSeed].Set([6]uint32{0x9e3779b9, 0x7f4a7c15, 0x85ebca6b, 0xc2b2ae35, 0x27d4eb2f, 0x165667b1}))
-	must(t, c.Variables[bpfVarNextState].Set(nextStates()))
-	must(t, c.Variables[bpfVarActiveStates].Set(activeStates()))
+	must(t, c.Variables[bpfVarNextLife].Set(nextLives()))
 	for _, name := range a.switches {
 		must(t, c.Variables[name].Set(true))
 	}

@@ -157,11 +157,10 @@ const volatile bool dry = false; /* changes nothing that others see (dry.h) */
 struct setting settings SEC(".data.settings");
 
 enum direction { DIRECTION_INPUT, DIRECTION_OUTPUT, DIRECTION_INPUT_ONLY, DIRECTIONS };
-/* How packets move connections on, as Go's lvs.Machine has it: the state that follows, and a bit for each state that counts as
- * active. */
+/* How packets move connections on, as Go's lvs.Machine has it: the state that follows, as conn.life has it, with LIFE_ACTIVE if it
+ * counts as active. */
 enum { NEXT = MACHINES * 1024 };
-const volatile __u8 next_state[NEXT] = {}; /* machine x 1024 + direction x 256 + event x 16 + state */
-const volatile __u32 active_states[MACHINES] = {};
+const volatile __u16 next_life[NEXT] = {}; /* machine x 1024 + direction x 256 + event x 16 + state */
 const volatile __u8 sctp_events[16] = {}; /* by the type of a chunk; all others are 0 */
 const volatile __u32 crc_shift[16] = {}; /* of CRC32c: what 1 << n bytes of zeros make of a change */
 

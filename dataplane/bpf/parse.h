@@ -11,16 +11,14 @@ struct ipv6_extension {
 	__u8 length; /* in 8 bytes, less one */
 };
 
-/* Which flag counts. */
+/* Which flag counts: RST, else SYN, else FIN, else ACK. Four bits for each of their sixteen combinations. */
 static __always_inline __u8 tcp_event(__u8 flags)
 {
-	if (flags & TCP_RST)
-		return TCP_EVENT_RST;
-	if (flags & TCP_SYN)
-		return TCP_EVENT_SYN;
-	if (flags & TCP_FIN)
-		return TCP_EVENT_FIN;
-	return flags & TCP_ACK ? TCP_EVENT_ACK : TCP_EVENT_NONE;
+	const __u64 none = TCP_EVENT_NONE | TCP_EVENT_FIN << 4 | TCP_EVENT_SYN << 8 | TCP_EVENT_SYN << 12 |
+			   TCP_EVENT_RST * 0x11110000ULL;
+	const __u64 ack = (none & ~0xfULL) | TCP_EVENT_ACK;
+
+	return (flags & TCP_ACK ? ack : none) >> (flags & (TCP_FIN | TCP_SYN | TCP_RST)) * 4 & 15;
 }
 
 /* A fragment that has the bytes after at, from so many of the whole packet on. */

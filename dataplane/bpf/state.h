@@ -11,25 +11,27 @@ static __always_inline __u32 machine_of(__u8 protocol)
 	return protocol == IPPROTO_SCTP ? MACHINE_SCTP : MACHINE_STATELESS;
 }
 
-/* How long an entry lives without a packet, in jiffies. Global functions, as the next: the verifier goes through each once. */
-__noinline __u32 timeout_of(__u8 protocol, __u8 state)
+/* How long an entry lives without a packet, in jiffies. */
+static __always_inline __u32 timeout_by(__u32 machine, __u8 state)
 {
-	__u64 i = machine_of(protocol) * 16 + state;
+	__u64 i = machine * 16 + state;
 
 	BOUND(i, MACHINES * 16 - 1);
 	return settings.timeout[i];
 }
 
-/* A life word with the state after a packet of a protocol, which goes in a direction. */
-__noinline __u32 life_step(__u32 life, __u8 protocol, __u8 event, __u8 direction)
+static __always_inline __u32 timeout_of(__u8 protocol, __u8 state)
 {
-	__u64 machine = machine_of(protocol);
+	return timeout_by(machine_of(protocol), state);
+}
+
+/* A life word with the state after a packet, which goes in a direction. */
+static __always_inline __u32 life_step(__u32 life, __u32 machine, __u8 event, __u8 direction)
+{
 	__u64 i = machine * 1024 + (direction & 3) * 256 + (event & 15) * 16 + (life & 15);
 
 	BOUND(i, NEXT - 1);
-	BOUND(machine, MACHINES - 1);
-	__u32 state = next_state[i];
-	return (life & ~(LIFE_STATE | LIFE_ACTIVE)) | state | (active_states[machine] >> state & 1 ? LIFE_ACTIVE : 0);
+	return (life & ~(LIFE_STATE | LIFE_ACTIVE)) | next_life[i];
 }
 
 /* The life word of a connection when it begins. Its first packet is yet to be seen by conn_touch: to TCP it is all the same to see it
@@ -41,11 +43,11 @@ static __always_inline __u32 life_begin(struct flow *f, enum forward forward)
 
 	if (f->protocol == IPPROTO_SCTP)
 		return life;
-	return life_step(life, f->protocol, f->event, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
+	return life_step(life, machine_of(f->protocol), f->event, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
 }
 
 /* The life word after one more packet. */
-static __always_inline __u32 life_next(__u32 life, struct flow *f, enum direction dir)
+static __always_inline __u32 life_next(__u32 life, __u32 machine, struct flow *f, enum direction dir)
 {
 	if (dir == DIRECTION_OUTPUT)
 		life &= ~LIFE_NO_OUTPUT;
@@ -56,8 +58,9 @@ static __always_inline __u32 life_next(__u32 life, struct flow *f, enum directio
 	/* LIFE_ASSURED is the next bit after LIFE_CONTROLLED */
 	if (f->protocol == IPPROTO_UDP)
 		return dir == DIRECTION_OUTPUT ? life | (life & LIFE_CONTROLLED) << 1 : life;
-	life = life_step(life, f->protocol, f->event, dir);
-	if ((life & LIFE_STATE) == (f->protocol == IPPROTO_SCTP ? SCTP_ESTABLISHED : TCP_ESTABLISHED))
+	life = life_step(life, machine, f->event, dir);
+	if (life & LIFE_CONTROLLED &&
+	    (life & LIFE_STATE) == (f->protocol == IPPROTO_SCTP ? SCTP_ESTABLISHED : TCP_ESTABLISHED))
 		life |= (life & LIFE_CONTROLLED) << 1;
 	return life;
 }
@@ -67,6 +70,7 @@ static __always_inline __u32 life_next(__u32 life, struct flow *f, enum directio
 static __always_inline void conn_touch(struct conn *e, __u32 at, struct flow *f, enum direction dir)
 {
 	__u32 seen = READ_ONCE(e->expires), life = READ_ONCE(e->life), next = life;
+	__u32 machine = machine_of(f->protocol);
 
 	if (dry)
 		return;
@@ -74,7 +78,7 @@ static __always_inline void conn_touch(struct conn *e, __u32 at, struct flow *f,
 	for (int n = 0; n < 4; n++) {
 		if (life & LIFE_ENDED)
 			return;
-		next = life_next(life, f, dir);
+		next = life_next(life, machine, f, dir);
 		if (next == life)
 			break;
 		__u32 was = __sync_val_compare_and_swap(&e->life, life, next);
@@ -87,7 +91,7 @@ static __always_inline void conn_touch(struct conn *e, __u32 at, struct flow *f,
 		}
 		next = life = was;
 	}
-	conn_renew(e, seen, now() + timeout_of(f->protocol, next & LIFE_STATE));
+	conn_renew(e, seen, now() + timeout_by(machine, next & LIFE_STATE));
 }
 
 /* Takes the return entry of a FULLNAT connection out of a line of the whole table, which frees its local port. */
