@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf/link"
+	"github.com/safchain/ethtool"
 	"github.com/vishvananda/netlink"
 
 	"lvs"
@@ -32,6 +34,11 @@ func (in *instance) readInterfaces(s *Status) error {
 	if err != nil {
 		return err
 	}
+	cards, err := ethtool.NewEthtool()
+	if err != nil {
+		return err
+	}
+	defer cards.Close()
 	for _, l := range all {
 		d, known := devices[uint32(l.Attrs().Index)]
 		if !known && !slices.ContainsFunc(could, func(c netlink.Link) bool { return c.Attrs().Index == l.Attrs().Index }) {
@@ -50,6 +57,9 @@ func (in *instance) readInterfaces(s *Status) error {
 		case i.XDP != "" && otherXDP(devices, l.Attrs().Index):
 			i.Advice = "XDP sends only to interfaces that have it too: attach it to all that packets of the services pass"
 		}
+		if known {
+			i.Advice = strings.Join(append(nonempty(i.Advice), readCard(cards, l, i.XDP).advice(uint32(runtime.NumCPU()))...), "; ")
+		}
 		s.Interfaces = append(s.Interfaces, i)
 	}
 	for name, a := range asked {
@@ -61,6 +71,13 @@ func (in *instance) readInterfaces(s *Status) error {
 	}
 	slices.SortFunc(s.Interfaces, func(a, b Interface) int { return strings.Compare(a.Name, b.Name) })
 	return nil
+}
+
+func nonempty(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{s}
 }
 
 // otherXDP says whether another interface is attached to on tc alone.
