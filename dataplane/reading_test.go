@@ -53,7 +53,7 @@ func read(b []byte, quoted bool) (r reading, ok bool) {
 		if r.head+8 > len(b) {
 			return r, false
 		}
-		r.protocol, r.head = b[r.head], r.head+int(b[r.head+1]+1)*8
+		r.protocol, r.head = b[r.head], r.head+(int(b[r.head+1])+1)*8
 	}
 	if r.protocol == fragmentHeader {
 		if r.head+8 > len(b) {
