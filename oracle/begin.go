@@ -58,7 +58,7 @@ func (s *service) takes(p *packet) bool {
 func (d *Director) begin(in Packet, p *packet) Result {
 	d.tried = 0
 	r := d.beginOnce(in, p)
-	if r.Reason == NoLocalPort && d.options.Early {
+	if r.Reason == NoLocalPort && d.options.Early && !p.apart {
 		r = d.beginOnce(in, p)
 	}
 	return r

@@ -57,6 +57,7 @@ type packet struct {
 	opens               bool // begins a connection, by what it says: a SYN, an INIT
 	follows             bool // AH or ESP: protocol and ports are those of their ISAKMP
 	part                part
+	apart               bool // XDP leaves it to tc as it is: a fragment, or what has IPv6's header for one
 	quoted              int  // of an ICMP error: where the IP header begins that it quotes, whose transport header is transport
 	syn                 bool // of TCP, whatever the event is
 }
@@ -102,6 +103,7 @@ func (p *packet) parseIPv4() kind {
 	p.destination = netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[16:20])), 0)
 	fragment := binary.BigEndian.Uint16(b[6:])
 	f := part{id: uint32(binary.BigEndian.Uint16(b[4:])), from: int(fragment&0x1fff) * 8, more: fragment&0x2000 != 0}
+	p.apart = fragment&0x3fff != 0
 	switch {
 	case b[0]>>4 != 4 || header < 20 || total < header || total > len(b):
 		return malformed
@@ -167,6 +169,7 @@ func (p *packet) transportAt(protocol byte, at int) kind {
 // parseFragment6 reads the fragment header, which is the last one before the transport's. The only fragment of its packet is none.
 func (p *packet) parseFragment6(at int) kind {
 	b := p.frame[p.ip:]
+	p.apart = true
 	switch {
 	case p.ip+at > reach:
 		return other
