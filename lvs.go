@@ -6,6 +6,7 @@ package lvs
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // Protocol is the transport protocol of a service, with the IANA number as its value.
@@ -96,6 +97,38 @@ const (
 	SchedulerPort     = SchedulerFlag2
 )
 
+// OnDead is what becomes of a connection whose server has been removed. A SYN from the same client's port begins a new one in any
+// case, as long as the setting conn_reuse_mode says so.
+type OnDead uint32
+
+// The policies.
+const (
+	OnDeadUnset      OnDead = iota // what the setting on_dead says
+	OnDeadKeep                     // the server has its packets as before, until it ends
+	OnDeadDrop                     // its packets are dropped, until it times out or the server is added again
+	OnDeadReset                    // TCP is reset at both ends, datagrams go to another server
+	OnDeadReschedule               // the same; and datagrams and persistent clients leave a server of weight 0, too
+)
+
+var onDeadNames = []string{"unset", "keep", "drop", "reset", "reschedule"}
+
+// OnDeadNames are the policies that a service can have, by the names that --on-dead takes.
+var OnDeadNames = onDeadNames[OnDeadKeep:]
+
+// String gives the policy as --on-dead takes it.
+func (o OnDead) String() string {
+	if int(o) < len(onDeadNames) {
+		return onDeadNames[o]
+	}
+	return fmt.Sprintf("on-dead-%d", uint32(o))
+}
+
+// ParseOnDead reads a policy, and says whether it is one.
+func ParseOnDead(name string) (OnDead, bool) {
+	i := slices.Index(OnDeadNames, name)
+	return OnDead(i + 1), i >= 0
+}
+
 // ServiceID names a virtual service: a firewall mark with a family, or protocol, address and port.
 // It is comparable and usable as a map key.
 type ServiceID struct {
@@ -134,6 +167,7 @@ type ServiceConfig struct {
 	Netmask        uint32         // IPv4: mask of persistence as a host-order number; IPv6: prefix length (-M)
 	PE             string         // persistence engine, "" or "sip"
 	OnePacket      bool           // -o
+	OnDead         OnDead         // --on-dead
 }
 
 // TunnelConfig is how a [Tunnel] server is reached.

@@ -15,9 +15,12 @@ func TestSettings(t *testing.T) {
 		t.Error("settings are not in order of their names")
 	}
 	for _, n := range lvs.SettingNames {
-		s := lvs.DefaultSettings
-		if err := n.Set(&s, "1"); err != nil || n.Of(s) != 1 {
-			t.Errorf("%s=1: is %d, %v", n.Name, n.Of(s), err)
+		s, value := lvs.DefaultSettings, "1"
+		if n.Words != nil {
+			value = n.Words[0]
+		}
+		if err := n.Set(&s, value); err != nil || n.Of(s) != 1 || n.Text(s) != value {
+			t.Errorf("%s=%s: is %d, %v", n.Name, value, n.Of(s), err)
 		}
 		for _, bad := range []string{"", "-1", "4294967296", "on", "1.5", "0x1", " 1"} {
 			before := s
@@ -28,5 +31,34 @@ func TestSettings(t *testing.T) {
 	}
 	if _, err := lvs.Setting("conntrack_mode"); err == nil || !strings.Contains(err.Error(), "sloppy_tcp") {
 		t.Errorf("an unknown setting: %v", err)
+	}
+}
+
+func TestCompat(t *testing.T) {
+	s := lvs.DefaultSettings
+	if got := s.Compat(); got != "director" {
+		t.Errorf("compat of the defaults is %s", got)
+	}
+	s.SloppyTCP, s.DropEntry = 1, 2
+	if got := s.Compat(); got != "director" {
+		t.Errorf("with what both have alike changed, and a defence on, compat is %s", got)
+	}
+	if err := s.SetCompat("kernel"); err != nil {
+		t.Fatal(err)
+	}
+	want := lvs.KernelSettings
+	want.SloppyTCP = 1
+	if s != want || s.Compat() != "kernel" {
+		t.Errorf("with compat=kernel settings are %+v (%s), want %+v", s, s.Compat(), want)
+	}
+	s.OnDead = lvs.OnDeadKeep
+	if got := s.Compat(); got != "mixed" {
+		t.Errorf("with on_dead=keep compat is %s", got)
+	}
+	if err := s.SetCompat("director"); err != nil || s.OnDead != lvs.OnDeadReset || s.SloppyTCP != 1 {
+		t.Errorf("with compat=director settings are %+v, %v", s, err)
+	}
+	if err := s.SetCompat("mixed"); err == nil {
+		t.Error("compat=mixed is taken")
 	}
 }

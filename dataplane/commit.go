@@ -243,7 +243,10 @@ func (a *applying) writeService(slot uint32, r *record, members []uint32, fresh 
 		s.Carried = toCounts(none)
 	}
 	s.SchedulerFlags, s.Persistent, s.Netmask = c.SchedulerFlags, c.Persistent, c.Netmask
-	s.Engine, s.OnePacket, s.Scheduler, s.Locals = c.Engine, c.OnePacket, c.Scheduler, uint32(len(r.locals))
+	s.Engine, s.OnePacket, s.Scheduler, s.Locals, s.OnDead = c.Engine, c.OnePacket, c.Scheduler, uint32(len(r.locals)), c.OnDead
+	for _, i := range members {
+		a.servers[i].OnDead = uint32(c.OnDead)
+	}
 }
 
 // writeServers writes the servers that are wanted into their slots, and gives the slots in order. A server that was
@@ -264,7 +267,7 @@ func (a *applying) writeServers(slot uint32, want []bpfServer, members []uint32)
 			if at = a.freeServer(); at == 0 {
 				return nil, ErrNoRoom
 			}
-			a.servers[at] = bpfServer{Addr: w.Addr, Port: w.Port, Service: slot}
+			a.servers[at] = bpfServer{Addr: w.Addr, Port: w.Port, Service: slot, OnDead: uint32(a.services[slot].OnDead)}
 			cut()
 			a.clear(at)
 		}

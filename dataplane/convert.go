@@ -69,7 +69,7 @@ func toService(id lvs.ServiceID, c lvs.ServiceConfig) (bpfService, error) {
 	}
 	s := bpfService{
 		Key: toKey(id), Use: bpfSlotUseSLOT_LIVE, Scheduler: bpfScheduler(scheduler), SchedulerFlags: uint32(c.SchedulerFlags),
-		Persistent: c.Persistent, Netmask: c.Netmask, Engine: uint32(engine),
+		Persistent: c.Persistent, Netmask: c.Netmask, Engine: uint32(engine), OnDead: uint8(c.OnDead),
 	}
 	if c.OnePacket {
 		s.OnePacket = 1
@@ -79,7 +79,7 @@ func toService(id lvs.ServiceID, c lvs.ServiceConfig) (bpfService, error) {
 
 func fromService(s *bpfService) (lvs.ServiceID, lvs.ServiceConfig) {
 	c := lvs.ServiceConfig{
-		SchedulerFlags: lvs.SchedulerFlags(s.SchedulerFlags), Persistent: s.Persistent, Netmask: s.Netmask, OnePacket: s.OnePacket != 0,
+		SchedulerFlags: lvs.SchedulerFlags(s.SchedulerFlags), Persistent: s.Persistent, Netmask: s.Netmask, OnePacket: s.OnePacket != 0, OnDead: lvs.OnDead(s.OnDead),
 	}
 	if int(s.Scheduler) < len(schedulers) {
 		c.Scheduler = schedulers[s.Scheduler]

@@ -78,7 +78,7 @@ func configOf(s *bpfService) bpfService {
 
 func serverConfigOf(d *bpfServer) bpfServer {
 	c := *d
-	c.Service, c.Next, c.Removed, c.Use, c.LastWeight = 0, 0, 0, 0, 0
+	c.Service, c.Next, c.Removed, c.Use, c.LastWeight, c.OnDead = 0, 0, 0, 0, 0, 0
 	c.Zero, c.TunnelSource = bpfCounts{}, [2]uint64{}
 	return c
 }

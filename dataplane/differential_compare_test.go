@@ -136,6 +136,12 @@ func (s *stage) checkPacket(t rapid.TB, side int, w wire) {
 		t.Fatalf("%v %q (by the kernel: %v)\n%swant\n%sof\n%s", want.Verdict, want.Reason, byKernel, hex.Dump(got.Frame), hex.Dump(want.Frame), hex.Dump(frame))
 	}
 	s.checkReasons(t, want.Reason, frame)
+	if want.Back.Frame == nil {
+		return
+	}
+	if got := s.sides[side].tap.mustSegment(t); !bytes.Equal(got, want.Back.Frame) {
+		t.Fatalf("the sender hears\n%swant\n%sof\n%s", hex.Dump(got), hex.Dump(want.Back.Frame), hex.Dump(frame))
+	}
 }
 
 // stray says whether the program has dropped a later fragment, and told so, whose address was one of ours until a while ago.

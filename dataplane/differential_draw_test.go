@@ -148,6 +148,7 @@ func drawService(t *rapid.T, n int) lvs.ServiceConfig {
 		c.PE = "sip"
 	}
 	c.OnePacket = kind == "one packet" || kind == "both"
+	c.OnDead = rapid.SampledFrom([]lvs.OnDead{lvs.OnDeadUnset, lvs.OnDeadUnset, lvs.OnDeadKeep, lvs.OnDeadDrop, lvs.OnDeadReset, lvs.OnDeadReschedule}).Draw(t, "on dead")
 	return c
 }
 

@@ -48,6 +48,7 @@ type stageSide struct {
 	index int
 	mac   [6]byte
 	far   [6]byte // of everybody there
+	tap   tap     // what arrives there
 
 	own4, own6 netip.Addr // the director's
 }
@@ -163,6 +164,7 @@ func (s *stage) mustSide(t *testing.T, n int, name string) {
 			own4: netip.AddrFrom4([4]byte{10, 254, 0, byte(n)}), own6: netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0, 254, 15: byte(n)}),
 		}
 	}
+	s.sides[n].tap = mustTap(t, name+"'")
 	l, err := netlink.LinkByName(name)
 	mustDo(t, name, err)
 	mustAddress(t, l, s.sides[n].own4.String()+"/32")

@@ -45,6 +45,7 @@ func (s *stage) tell(t *rapid.T) {
 		"crowd":   s.crowd,
 		"time":    s.time,
 		"setting": s.setting,
+		"disown":  s.disown,
 		"":        func(t *rapid.T) { s.checkState(t) },
 	})
 	s.mustEnd(t)
@@ -140,9 +141,33 @@ func (s *stage) setting(t *rapid.T) {
 		values = []int{0, 3}
 	}
 	value := strconv.Itoa(rapid.SampledFrom(values).Draw(t, "value"))
+	if name.Words != nil {
+		value = rapid.SampledFrom(name.Words).Draw(t, "word")
+	}
 	change := func(all *lvs.Settings) error { return name.Set(all, value) }
+	if rapid.IntRange(0, 9).Draw(t, "compat") == 0 {
+		compat := rapid.SampledFrom([]string{lvs.CompatDirector, lvs.CompatKernel}).Draw(t, "compat")
+		change = func(all *lvs.Settings) error {
+			dropEntry := all.DropEntry // a full table is to be full
+			err := all.SetCompat(compat)
+			all.DropEntry = dropEntry
+			return err
+		}
+	}
 	mustDo(t, name.Name, s.Set(change))
 	mustDo(t, name.Name, s.judge.Set(change))
+}
+
+// disown takes connections away from a server.
+func (s *stage) disown(t *rapid.T) {
+	n, conns := s.drawPresent(t), rapid.Bool().Draw(t, "conns")
+	server := s.drawMember(t, n)
+	got, gotErr := s.Disown(stageServices[n], server, conns)
+	want, wantErr := s.judge.Disown(stageServices[n], server, conns)
+	if got != want || !errors.Is(gotErr, wantErr) || (gotErr == nil) != (wantErr == nil) {
+		t.Fatalf("disowned: %d, %v, want %d, %v", got, gotErr, want, wantErr)
+	}
+	s.mustSweep(t)
 }
 
 // entries counts what lies in the connection table.

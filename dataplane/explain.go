@@ -48,6 +48,7 @@ const (
 	Delivered = "delivered to the director itself"
 	Answered  = "answered with an ICMP error"
 	Dropped   = "dropped"
+	Reset     = "reset: both ends of its connection are told"
 	Left      = "left to the kernel"
 )
 

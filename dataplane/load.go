@@ -131,7 +131,7 @@ var machines = [lvs.Machines]lvs.Protocol{lvs.TCPMachine: lvs.TCP, lvs.TCPSecure
 // newSettings are the settings of a fresh instance: the whole table is swept about once a second.
 func newSettings(hz, segments uint32) bpfSetting {
 	const slice = 64 // segments: some 40 µs of work when they are full
-	s := bpfSetting{IcmpBurst: 50, IcmpEvery: max(hz/1000, 1), SweepSlice: slice}
+	s := bpfSetting{IcmpBurst: 50, IcmpEvery: max(hz/1000, 1), SweepSlice: slice, ShedAfter: hz}
 	s.setPublic(lvs.DefaultSettings)
 	s.SweepEvery = uint32(1e9 / max(int(segments)/slice, 8))
 	s.setTimeouts(lvs.DefaultTimeouts, hz)
@@ -220,6 +220,7 @@ func putRest(c *ebpf.Collection) error {
 		{bpfMapRestTc, bpfProgDirectorRest, bpfRestREST_USUAL},
 		{bpfMapRestTc, bpfProgDirectorRelated, bpfRestREST_RELATED},
 		{bpfMapRestTc, bpfProgDirectorFragment, bpfRestREST_FRAGMENT},
+		{bpfMapRestTc, bpfProgDirectorReset, bpfRestREST_RESET},
 		{bpfMapRestXdp, bpfProgDirectorRestXdp, bpfRestREST_USUAL},
 	} {
 		if err := c.Maps[r.programs].Put(uint32(r.at), c.Programs[r.program]); err != nil {

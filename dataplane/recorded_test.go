@@ -103,6 +103,9 @@ func mustPacket(t *testing.T, words []string) *packet {
 	return p
 }
 
+// asKernel gives all settings the defaults of kernel IPVS.
+func asKernel(s *lvs.Settings) error { return s.SetCompat(lvs.CompatKernel) }
+
 func TestPacketsOfTheKernel(t *testing.T) {
 	_, names, stories := mustRecordings(t)
 	for hook, program := range hooks {
@@ -110,6 +113,8 @@ func TestPacketsOfTheKernel(t *testing.T) {
 			w := mustWorld(t, Sizes{Conns: 1024, Services: 256, Servers: 256})
 			w.mustServe()
 			w.mustUpdate(func(t *lvs.Table) error { t.Clear(); return nil })
+			must(t, w.Set(asKernel))
+			w.settings, _ = w.mustLook().settings()
 			for i, story := range stories {
 				w.mustTell(t, program(w), names[i], story)
 			}

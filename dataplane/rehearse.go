@@ -27,6 +27,8 @@ func (r *dryRun) fate() string {
 	switch {
 	case f.Outcome == bpfOutcomeOUTCOME_PASS:
 		return Left
+	case f.Outcome == bpfOutcomeOUTCOME_RESET:
+		return Reset
 	case f.Outcome == bpfOutcomeOUTCOME_DROP || r.verdict == shot:
 		return Dropped
 	case f.Outcome == bpfOutcomeOUTCOME_REFUSE:

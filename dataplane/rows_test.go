@@ -67,6 +67,18 @@ func without(p path) func(*lvs.Table) error {
 	return func(t *lvs.Table) error { return t.DeleteServer(p.id(), realServer(p.server)) }
 }
 
+// dropsThenWithout removes a server whose connections are to be dropped.
+func dropsThenWithout(p path) func(*lvs.Table) error {
+	return func(t *lvs.Table) error {
+		c := t.Service(p.id()).ServiceConfig
+		c.OnDead = lvs.OnDeadDrop
+		if err := t.EditService(p.id(), c); err != nil {
+			return err
+		}
+		return without(p)(t)
+	}
+}
+
 func weighs(p path, weight int32) func(*lvs.Table) error {
 	return func(t *lvs.Table) error {
 		return t.EditServer(p.id(), realServer(p.server), lvs.ServerConfig{Forward: lvs.Masq, Weight: weight})
@@ -133,7 +145,7 @@ var rows = []row{
 	{does: "weight 0 takes no more", in: quiesced.in("S"), becomes: answered, reason: bpfReasonREASON_NO_SERVER, kind4: icmp4(3, 3)},
 	{does: "no route to the server: host unreachable", in: unreachable.in("S"), becomes: answered, reason: bpfReasonREASON_NO_ROUTE, kind4: icmp4(3, 1)},
 	{does: "a server on the director itself", in: local.in("S"), becomes: translated},
-	{does: "what is removed is not sent to", held: []packet{removed.in("S")}, change: without(removed), in: removed.in("A"), becomes: dropped, reason: bpfReasonREASON_REMOVED},
+	{does: "what is removed is not sent to", held: []packet{removed.in("S")}, change: dropsThenWithout(removed), in: removed.in("A"), becomes: dropped, reason: bpfReasonREASON_REMOVED},
 	{does: "a service that goes by SIP calls drops what tells of none", in: callless.in("S"), becomes: dropped, reason: bpfReasonREASON_NO_CALL},
 
 	// no connection

@@ -16,14 +16,14 @@ func (s *bpfSetting) public() lvs.Settings {
 	return lvs.Settings{
 		AMDropRate: s.AmDroprate, AMemThresh: s.Amemthresh, DropEntry: s.DropEntry, DropPacket: s.DropPacket, SecureTCP: s.SecureTcp, SloppySCTP: s.SloppySctp,
 		ConnReuseMode: s.ConnReuseMode, ExpireNodestConn: s.ExpireNodestConn, ExpireQuiescentTemplate: s.ExpireQuiescentTemplate,
-		LBLCExpiration: s.LblcExpiration, LBLCRExpiration: s.LblcrExpiration, SloppyTCP: s.SloppyTcp, PMTUDisc: s.PmtuDisc,
+		LBLCExpiration: s.LblcExpiration, LBLCRExpiration: s.LblcrExpiration, SloppyTCP: s.SloppyTcp, PMTUDisc: s.PmtuDisc, OnDead: lvs.OnDead(s.OnDead),
 	}
 }
 
 func (s *bpfSetting) setPublic(to lvs.Settings) {
 	s.ConnReuseMode, s.ExpireNodestConn, s.ExpireQuiescentTemplate = to.ConnReuseMode, to.ExpireNodestConn, to.ExpireQuiescentTemplate
 	s.LblcExpiration, s.LblcrExpiration, s.SloppyTcp, s.PmtuDisc = to.LBLCExpiration, to.LBLCRExpiration, to.SloppyTCP, to.PMTUDisc
-	s.SloppySctp = to.SloppySCTP
+	s.SloppySctp, s.OnDead = to.SloppySCTP, uint32(to.OnDead)
 	s.AmDroprate, s.Amemthresh, s.DropEntry, s.DropPacket, s.SecureTcp = to.AMDropRate, to.AMemThresh, to.DropEntry, to.DropPacket, to.SecureTCP
 }
 
@@ -75,7 +75,10 @@ func (in *instance) expireDeserted() error {
 	now := jiffies(in.hz)
 	for _, kind := range []uint8{kindPlain, kindTemplate, kindLost} {
 		for at, e := range table.all() {
-			if e.Kind == kind && int(e.Server) < len(in.servers) && bpfSlotUse(in.servers[e.Server].Use) == bpfSlotUseSLOT_REMOVED {
+			if e.Kind != kind || int(e.Server) >= len(in.servers) {
+				continue
+			}
+			if d := &in.servers[e.Server]; bpfSlotUse(d.Use) == bpfSlotUseSLOT_REMOVED && d.OnDead == uint32(lvs.OnDeadUnset) {
 				atomic.StoreUint32(&table.lines[at].Expires, now)
 			}
 		}

@@ -82,6 +82,8 @@ var meanings = map[bpfReason]string{
 	bpfReasonREASON_TABLE_FULL:       "no room for a new connection: dropped",
 	bpfReasonREASON_TABLE_BUSY:       "lost too many races for a place in the connection table: dropped",
 	bpfReasonREASON_REMOVED:          "the connection's server was removed: dropped",
+	bpfReasonREASON_RESET:            "the same, or taken away by drain --then reset: both ends are told by a RST",
+	bpfReasonREASON_RESET_QUIET:      "the same, beyond the limit of ICMP messages: dropped",
 	bpfReasonREASON_TTL:              "TTL or hop limit used up: answered with ICMP, or dropped",
 	bpfReasonREASON_TOO_BIG:          "larger than the way on: answered with ICMP, or left to the kernel",
 	bpfReasonREASON_NO_ROUTE:         "no route: answered with ICMP, or left to the kernel",

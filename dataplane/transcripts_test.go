@@ -111,6 +111,8 @@ type tcpClient struct{ client, virtual, server netip.AddrPort }
 
 func (r *transcript) play() {
 	r.mustBegin(r.t, 1<<20)
+	mustDo(r.t, "settings", r.Set(asKernel))
+	mustDo(r.t, "settings", r.judge.Set(asKernel))
 	r.prepare()
 	for len(r.lines) > 0 {
 		line := r.lines[0]

@@ -20,7 +20,7 @@ import (
 var effort = map[string]uint32{
 	bpfProgDirectorXdp: 20_000, bpfProgDirectorTc: 23_000, bpfProgDirectorOut: 24_000,
 	bpfProgDirectorRestXdp: 85_000, bpfProgDirectorRest: 117_000, bpfProgDirectorRelated: 74_000, bpfProgDirectorFragment: 109_000,
-	bpfProgDirectorStart: 19_500, bpfProgDirectorAnchor: 2,
+	bpfProgDirectorReset: 18_000, bpfProgDirectorStart: 19_500, bpfProgDirectorAnchor: 2,
 }
 
 // Every program must stay below its bound, and on any kernel far from where the verifier gives up.

@@ -275,7 +275,7 @@ func contextOf(p *ebpf.Program, from netlink.Link, frame []byte, gso uint32) any
 	if p.Type() == ebpf.XDP {
 		return [6]uint32{1: uint32(len(frame)), 3: ifindex}
 	}
-	skb := [48]uint32{10: ifindex}
-	skb[44] = gso // gso_size
+	skb := [48]uint32{9: ifindex, 10: ifindex} // ingress_ifindex, ifindex
+	skb[44] = gso                              // gso_size
 	return skb
 }

@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,6 +30,13 @@ import (
 //	                                takes in those that are sent to /uploads/; nginx-HOST.clients is its log
 //	respond HOST ADDRESS...         start what answers each UDP datagram with the name of the host
 //	ask HOST ADDRESS COUNT          send so many datagrams, each from another port, and print the answers
+//	serve HOST ADDRESS...           start what answers each line of a TCP connection with the name of the host, and ends after "end"
+//	connect HOST NAME tcp|udp ADDRESS [PORT]
+//	                                open a connection, from a port if that is given, and keep it; TCP's SYN is sent once only
+//	say NAME ANSWER [LINE]          send a line; the answer is a host's name, end, reset, refused, or nothing for a while
+//	close NAME fin|half|reset|silently
+//	                                end a connection in a way
+//	resets HOST COUNT               wait until so many connections of what serves there have ended by a reset
 //	stream HOST ADDRESS FILE        send 100 MB to an iperf3, whose report is written to a file
 //	retransmits PLAIN DIRECTED      compare two such reports
 //	answers NAME=COUNT...           the lines of the last output are these, so many of each
@@ -60,6 +68,11 @@ func TestStories(t *testing.T) {
 					"answers": answers,
 					"respond": respond,
 					"ask":     ask,
+					"serve":   serve,
+					"connect": connect,
+					"say":     say,
+					"close":   closeConn,
+					"resets":  heard,
 
 					"stream":      stream,
 					"retransmits": retransmits,
@@ -98,6 +111,7 @@ func mustBuild(t testing.TB) string {
 type story struct {
 	hook    string
 	network *lab.Network
+	conns   conns
 }
 
 type storyKey struct{}
@@ -110,6 +124,7 @@ func setup(t *testing.T, env *testscript.Env, hook string) error {
 		Name: fmt.Sprintf("labtest-%d-%s-%s", os.Getpid(), hook, strings.TrimPrefix(filepath.Base(env.WorkDir), "script-")),
 		XDP:  hook == "xdp",
 	}}
+	s.conns = conns{open: map[string]net.Conn{}, reset: map[string]int{}}
 	env.Values[storyKey{}] = s
 	env.Setenv("NS", s.network.Name)
 	env.Setenv("PATH", os.Getenv("PATH"))

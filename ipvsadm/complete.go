@@ -102,6 +102,8 @@ func (c *command) values(o *option, table func() (*lvs.Table, error)) (found []s
 		return lvs.Schedulers
 	case optEngine:
 		return []string{"sip"}
+	case optOnDead:
+		return lvs.OnDeadNames
 	case optSchedFlags:
 		for _, f := range schedFlags {
 			found = append(found, f.name)

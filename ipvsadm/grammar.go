@@ -44,6 +44,7 @@ const (
 	optTunRemCsum
 	optLocal
 	optLocalPorts
+	optOnDead
 
 	optsTunnel = optTunType | optTunPort | optTunNoCsum | optTunCsum | optTunRemCsum
 )
@@ -53,7 +54,7 @@ var optionNames = [...]string{"numeric", "connection", "service-address", "sched
 	"real-server", "forwarding-method", "weight", "u-threshold", "l-threshold", "mcast-interface", "timeout", "daemon",
 	"stats", "rate", "thresholds", "persistent-conn", "nosort", "syncid", "exact", "ops", "pe", "sched-flags",
 	"mcast-group", "mcast-port", "mcast-ttl", "sync-maxlen", "tun-info", "tun-type", "tun-port", "tun-nocsum",
-	"tun-csum", "tun-remcsum", "local-address", "local-ports"}
+	"tun-csum", "tun-remcsum", "local-address", "local-ports", "on-dead"}
 
 // rule says which options may go with a command or with a type of tunnel.
 type rule struct {
@@ -89,7 +90,7 @@ const (
 )
 
 const (
-	serviceOptions = optScheduler | optPersistent | optNetmask | optOnePacket | optEngine | optSchedFlags
+	serviceOptions = optScheduler | optPersistent | optNetmask | optOnePacket | optEngine | optSchedFlags | optOnDead
 	serverOptions  = optForward | optWeight | optUpper | optLower | optsTunnel
 	listOptions    = optNumeric | optStats | optRate | optThresholds | optPersistentConn | optNoSort | optSyncID |
 		optExact | optTunInfo

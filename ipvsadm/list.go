@@ -151,6 +151,9 @@ func serviceFlags(s *lvs.Service) string {
 	if s.OnePacket {
 		text += " ops"
 	}
+	if s.OnDead != lvs.OnDeadUnset {
+		text += " on-dead " + s.OnDead.String()
+	}
 	return text
 }
 

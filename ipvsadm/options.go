@@ -47,6 +47,7 @@ var options = []option{
 	{long: "ops", short: 'o', bit: optOnePacket, apply: (*command).setOnePacket},
 	{long: "pe", bit: optEngine, takes: aValue, apply: text(16, engine)},
 	{long: "sched-flags", short: 'b', bit: optSchedFlags, takes: aValue, apply: text(127, flagList)},
+	{long: "on-dead", bit: optOnDead, takes: aValue, apply: (*command).setOnDead}, // not of the original
 
 	{long: "real-server", short: 'r', bit: optServer, takes: aValue, apply: (*command).setServer},
 	{long: "masquerading", short: 'm', bit: optForward, apply: forward(lvs.Masq)},

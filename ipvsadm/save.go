@@ -73,6 +73,9 @@ func serviceOptionsOf(s *lvs.Service) string {
 	if s.SchedulerFlags != 0 {
 		text += " -b " + schedFlagNames(s.SchedulerFlags, s.Scheduler)
 	}
+	if s.OnDead != lvs.OnDeadUnset {
+		text += " --on-dead " + s.OnDead.String()
+	}
 	return text
 }
 

@@ -96,6 +96,15 @@ func (c *command) setOnePacket(string) error {
 	return nil
 }
 
+func (c *command) setOnDead(value string) error {
+	policy, ok := lvs.ParseOnDead(value)
+	if !ok {
+		return refuse("illegal on-dead policy specified: %s", strings.Join(lvs.OnDeadNames, ", "))
+	}
+	c.config.OnDead = policy
+	return nil
+}
+
 func (c *command) setPersistent(value string) error {
 	n, err := parseTimeout(value, 1)
 	c.config.Persistent = n

@@ -27,6 +27,7 @@ type conn struct {
 	local    netip.AddrPort // what the server sees in the client's place, with FULLNAT
 	told     bool           // the server was told who the client is
 	answered bool           // and has answered a packet since the handshake
+	disowned bool           // its server has been taken away from it
 }
 
 func (c *conn) report(now time.Duration) lvs.Conn {

@@ -36,6 +36,7 @@ type Reason string
 const (
 	NoServer        Reason = "no_server"        // answered: no server can take the connection
 	Removed         Reason = "removed"          // dropped: the server of the connection is removed
+	Reset           Reason = "reset"            // answered: the same, or it was taken away from the connection, and both ends are told
 	NoConn          Reason = "no_conn"          // passed: a TCP segment that neither begins a connection nor belongs to one
 	NoRoute         Reason = "no_route"         // no way: to the server, answered; to the client, passed
 	TableFull       Reason = "table_full"       // dropped: no room for another connection
@@ -56,6 +57,7 @@ type Result struct {
 	Verdict
 	Packet
 	Reason
+	Back Packet // with [Reset]: what its sender is told, besides what goes on
 }
 
 // Packet says what becomes of a frame, and moves connections and counters accordingly.
@@ -115,7 +117,7 @@ func refuse(in Packet, p *packet, c complaint, why Reason) Result {
 	if p.only() {
 		return Result{Verdict: Drop, Reason: why}
 	}
-	return Result{Answer, Packet{Interface: in.Interface, Frame: c.about(p, 0)}, why}
+	return Result{Verdict: Answer, Packet: Packet{Interface: in.Interface, Frame: c.about(p, 0)}, Reason: why}
 }
 
 func serviceOf(p *packet) lvs.ServiceID {
@@ -137,8 +139,11 @@ func (d *Director) serves(p *packet) bool {
 }
 
 func (d *Director) toServer(c *conn, in Packet, p *packet) Result {
-	if c.server.service == nil {
+	switch d.lost(c, lvs.ToServer, p) {
+	case isDropped:
 		return Result{Verdict: Drop, Reason: Removed}
+	case isReset:
+		return d.reset(c, in, p, d.toServer)
 	}
 	dir := lvs.ToServer
 	if c.forward != lvs.Masq && c.forward != lvs.FullNAT {
@@ -155,14 +160,14 @@ func (d *Director) toServer(c *conn, in Packet, p *packet) Result {
 	w, overhead, fragments := d.wayTo(c, hop, p)
 	if hop.tooBig(p.size() + overhead) {
 		if fragments { // by the stack
-			return Result{Pass, Packet{Interface: in.Interface, Frame: w.apply(p)}, TooBig}
+			return Result{Verdict: Pass, Packet: Packet{Interface: in.Interface, Frame: w.apply(p)}, Reason: TooBig}
 		}
 		if p.only() {
 			return Result{Verdict: Drop, Reason: TooBig}
 		}
-		return Result{Answer, Packet{Interface: in.Interface, Frame: packetTooBig.about(p, hop.MTU-uint32(overhead))}, TooBig}
+		return Result{Verdict: Answer, Packet: Packet{Interface: in.Interface, Frame: packetTooBig.about(p, hop.MTU-uint32(overhead))}, Reason: TooBig}
 	}
-	c.server.count(func(s *lvs.Stats) {
+	d.count(c.server, func(s *lvs.Stats) {
 		s.InPackets++
 		s.InBytes += uint64(p.size())
 	})
@@ -199,8 +204,15 @@ func (d *Director) spread(p *packet) uint64 {
 	return d.options.Spread(p.source, p.destination)
 }
 
-// toClient is the way of an answer. One from a server that is removed goes out, too, and counts nowhere.
+// toClient is the way of an answer. One from a server that is removed goes out, too, and counts nowhere, unless its connections are
+// to be kept, or reset.
 func (d *Director) toClient(c *conn, in Packet, p *packet) Result {
+	switch d.lost(c, lvs.ToClient, p) {
+	case isDropped:
+		return Result{Verdict: Drop, Reason: Removed}
+	case isReset:
+		return d.reset(c, in, p, d.toClient)
+	}
 	d.touch(c, lvs.ToClient, p)
 	hop, ok := d.options.Route(c.client.Addr())
 	switch {
@@ -212,20 +224,22 @@ func (d *Director) toClient(c *conn, in Packet, p *packet) Result {
 	w := rewrite{source: c.virtual, destination: c.client}
 	if hop.tooBig(p.size()) {
 		if p.mayFragment {
-			return Result{Pass, Packet{Interface: in.Interface, Frame: w.apply(p)}, TooBig}
+			return Result{Verdict: Pass, Packet: Packet{Interface: in.Interface, Frame: w.apply(p)}, Reason: TooBig}
 		}
 		if c.forward == lvs.FullNAT && p.only() {
 			return Result{Verdict: Drop, Reason: TooBig}
 		}
 		if c.forward == lvs.FullNAT { // the stack knows nothing of it
-			return Result{Answer, Packet{Interface: in.Interface, Frame: packetTooBig.about(p, hop.MTU)}, TooBig}
+			return Result{Verdict: Answer, Packet: Packet{Interface: in.Interface, Frame: packetTooBig.about(p, hop.MTU)}, Reason: TooBig}
 		}
 		return Result{Reason: TooBig} // the stack tells the server, which knows the packet as it is
 	}
-	c.server.count(func(s *lvs.Stats) {
-		s.OutPackets++
-		s.OutBytes += uint64(p.size())
-	})
+	if d.counts(c, p) {
+		d.count(c.server, func(s *lvs.Stats) {
+			s.OutPackets++
+			s.OutBytes += uint64(p.size())
+		})
+	}
 	return hop.send(w.apply(p))
 }
 

@@ -64,6 +64,15 @@ func deleteServer(p lvs.Protocol, svc, addr string) func(*lvs.Table) error {
 	return func(t *lvs.Table) error { return t.DeleteServer(serviceID(p, svc), serverID(addr)) }
 }
 
+// asKernel gives a director the defaults of kernel IPVS.
+func asKernel(t testing.TB, d *Director) *Director {
+	t.Helper()
+	if err := d.Set(func(s *lvs.Settings) error { return s.SetCompat(lvs.CompatKernel) }); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
 // mustDirector has a TCP and a UDP service of each family, with one server each.
 func mustDirector(t rapid.TB) *Director {
 	d := New(Options{Size: 4, Route: route})

@@ -110,7 +110,7 @@ func (d *Director) template(s *service, p *packet) *template {
 		return nil
 	}
 	t := d.templates[i]
-	if t.server.service == nil || t.server.config.Weight == 0 && d.settings.ExpireQuiescentTemplate != 0 {
+	if d.quits(t.server) {
 		t.lost = true
 		return nil
 	}

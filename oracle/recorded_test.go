@@ -112,7 +112,7 @@ func TestRecordedEdits(t *testing.T) {
 			continue
 		}
 		t.Run(head[0]+" "+head[1], func(t *testing.T) {
-			s := &recorded{t: t, d: New(Options{Size: 1000, Route: route}), virtual: strings.TrimPrefix(head[3], "service "),
+			s := &recorded{t: t, d: asKernel(t, New(Options{Size: 1000, Route: route})), virtual: strings.TrimPrefix(head[3], "service "),
 				open: head[1] == "connections open"}
 			s.client = func(k int) string {
 				if head[2] == "clients many" {
@@ -179,7 +179,7 @@ func firstPort(virtual string) int {
 func tell(t *testing.T, head []string, lines string) {
 	_, after, _ := strings.Cut(lines, "\nTCP  ")
 	virtual, _, _ := strings.Cut(after, " ")
-	s := &recorded{t: t, d: New(Options{Size: 1000, Route: route}), virtual: virtual, open: strings.HasSuffix(head[1], "true")}
+	s := &recorded{t: t, d: asKernel(t, New(Options{Size: 1000, Route: route})), virtual: virtual, open: strings.HasSuffix(head[1], "true")}
 	s.client = func(k int) string { return clientOf(strings.TrimPrefix(head[2], "clients "), k, firstPort(virtual)) }
 	lines, _, _ = strings.Cut(lines, "\nProt ")
 	command, bursts := "", 0
@@ -208,7 +208,7 @@ func tell(t *testing.T, head []string, lines string) {
 
 // TestEditsThatChangeNothing: even then wrr begins its pass again, as recorded. An edit of the service moves nothing.
 func TestEditsThatChangeNothing(t *testing.T) {
-	s := &recorded{t: t, d: New(Options{Size: 1000, Route: route}), virtual: "10.9.0.4:80"}
+	s := &recorded{t: t, d: asKernel(t, New(Options{Size: 1000, Route: route})), virtual: "10.9.0.4:80"}
 	s.client = func(k int) string { return clientOf("one", k, 0) }
 	s.do("-A -s wrr")
 	for n := range 3 {

@@ -38,6 +38,7 @@ type server struct {
 	overloaded bool
 	service    *service // nil while it is removed
 	removed    time.Duration
+	onDead     lvs.OnDead // of its service, while that is there
 }
 
 func (s *server) connections() uint32 { return s.load.Active + s.load.Inactive + s.load.Persistent }
@@ -47,13 +48,12 @@ func (s *server) weigh() {
 	s.overloaded = sched.LimitsOf(s.config).Overloaded(s.overloaded, s.connections())
 }
 
-// count counts a packet for the server and its service, unless it is removed.
-func (s *server) count(packet func(*lvs.Stats)) {
-	if s.service == nil {
-		return
+// count counts a packet for a server and its service.
+func (d *Director) count(r *server, packet func(*lvs.Stats)) {
+	packet(&r.stats)
+	if s := d.service(r.serverKey.service); s != nil {
+		packet(&s.stats)
 	}
-	packet(&s.stats)
-	packet(&s.service.stats)
 }
 
 func (s *server) row() sched.Server {
@@ -161,6 +161,11 @@ func (d *Director) apply(s *service, want *lvs.Service) {
 		r.weigh()
 		r.service = s
 		s.servers = append(s.servers, r)
+	}
+	for key, r := range d.servers {
+		if key.service == s.id {
+			r.onDead = want.OnDead
+		}
 	}
 	after := s.rows()
 	for i, w := range want.Servers {

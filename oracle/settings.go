@@ -2,11 +2,7 @@
 
 package oracle
 
-import (
-	"slices"
-
-	"lvs"
-)
+import "lvs"
 
 // Settings gives the settings.
 func (d *Director) Settings() (lvs.Settings, error) {
@@ -30,7 +26,13 @@ func (d *Director) Set(change func(*lvs.Settings) error) error {
 // replaced says whether the packet begins a new connection in place of one that is all but over.
 func (d *Director) replaced(c *conn, p *packet) bool {
 	mode := d.settings.ConnReuseMode
-	if !p.opens || mode == 0 || c.template != nil {
+	if !p.opens || mode == 0 {
+		return false
+	}
+	if mode&lvs.ReuseEnding != 0 && (c.ending() || c.server.service == nil || c.server.config.Weight == 0) {
+		return true
+	}
+	if c.template != nil || mode == lvs.ReuseEnding {
 		return false
 	}
 	if c.protocol == lvs.SCTP {
@@ -40,29 +42,14 @@ func (d *Director) replaced(c *conn, p *packet) bool {
 		mode&2 != 0 && c.state == lvs.TCPFinWait && c.noOutput()
 }
 
-// deserted says whether a connection ends because its server is gone, or of weight 0 when the client begins anew.
-func (d *Director) deserted(c *conn, p *packet) bool {
-	if d.settings.ExpireNodestConn == 0 {
-		return false
+// ending says that a FIN or RST was seen, or that an SCTP association is over.
+func (c *conn) ending() bool {
+	if c.protocol == lvs.SCTP {
+		return c.state == lvs.SCTPClosed
 	}
-	return c.server.service == nil || c.server.config.Weight == 0 && p.opens
-}
-
-// endDeserted ends the connections and templates of servers that are removed, if that is what the settings ask for.
-func (d *Director) endDeserted() {
-	if d.settings.ExpireNodestConn == 0 {
-		return
+	switch c.state {
+	case lvs.TCPFinWait, lvs.TCPTimeWait, lvs.TCPClose, lvs.TCPCloseWait, lvs.TCPLastAck:
+		return true
 	}
-	for _, c := range d.conns {
-		if c.server.service == nil {
-			d.remove(c)
-		}
-	}
-	d.templates = slices.DeleteFunc(d.templates, func(t *template) bool {
-		deserted := t.server.service == nil
-		if deserted {
-			t.end()
-		}
-		return deserted
-	})
+	return false
 }

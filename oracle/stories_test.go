@@ -86,7 +86,7 @@ func TestRecordedStates(t *testing.T) {
 	_, story, _ := strings.Cut(string(text), "== NAT\n")
 	story, _, _ = strings.Cut(story, "== DR\n")
 
-	d := New(Options{Size: 100, Route: route})
+	d := asKernel(t, New(Options{Size: 100, Route: route}))
 	for _, port := range []string{":80", ":81", ":99"} {
 		v, r := "10.9.200.1"+port, "10.2.0.11"+port
 		mustUpdate(t, d, addService(lvs.TCP, v, "rr"), addServer(lvs.TCP, v, r, nat(1)))
@@ -225,7 +225,7 @@ func TestPortUsedAgain(t *testing.T) {
 	}
 }
 
-// TestRemovedServer: its clients are not heard until it is added again, and it then has its numbers back.
+// TestRemovedServer: with the kernel's defaults its clients are not heard until it is added again, and it then has its numbers back.
 func TestRemovedServer(t *testing.T) {
 	for _, c := range []struct {
 		sense     string
@@ -238,7 +238,7 @@ func TestRemovedServer(t *testing.T) {
 			[]func(*lvs.Table) error{addService(lvs.TCP, vip, "wlc"), addServer(lvs.TCP, vip, real, nat(1))}, 0},
 	} {
 		t.Run(c.sense, func(t *testing.T) {
-			d := mustDirector(t)
+			d := asKernel(t, mustDirector(t))
 			mustForward(t, d, segments(client, vip, real, "> S", "< SA", "> A")...)
 			before := mustServer(t, d, lvs.TCP, vip, real)
 			mustUpdate(t, d, c.gone)

@@ -68,22 +68,17 @@ func (m member) weigh(t *lvs.Table, weight int32) error {
 	return t.EditServer(m.service, m.server, c)
 }
 
-// afterwards is what becomes of a server at the end of its drain.
-type afterwards string
-
-// UnmarshalText takes any word, but tells what is the matter with one that could be expected.
-func (a *afterwards) UnmarshalText(text []byte) error {
-	if string(text) == "reset" {
-		return errors.New("reset: connections cannot be reset. With remove, the packets of those that are left are dropped")
-	}
-	*a = afterwards(text)
-	return nil
+// disowner is a director that takes connections away from a server.
+type disowner interface {
+	lvs.Director
+	Disown(service lvs.ServiceID, server lvs.ServerID, conns bool) (int, error)
 }
 
 type drainVerb struct {
 	drainee
 	Deadline time.Duration `default:"10m" placeholder:"10m" help:"Wait no longer than this."`
-	Then     afterwards    `enum:"none,remove" default:"none" placeholder:"none" help:"At the end: none, or remove the server from the services."`
+	Then     string        `enum:"none,remove,reset" default:"none" placeholder:"none" help:"At the end: none, remove the server from the services, or reset the connections that are left."`
+	Clients  bool          `help:"Persistent clients leave the server, too, at their next connection."`
 	NoWait   bool          `help:"Only begin: do not wait."`
 	JSON     bool          `name:"json" help:"Print the end as a JSON object."`
 }
@@ -93,28 +88,31 @@ func (drainVerb) Help() string {
 	return `The server's weight becomes 0: it gets no new connections, and those that it has go on. It is empty, and the command ends, when
 the listings count none: no active ones, no inactive ones, which TCP connections are for up to two minutes after their end, and no
 persistent ones. A persistent client stays with its server, also with new connections, until it has been away for
-its service's time; 'director setting expire_quiescent_template=1' has it move at its next connection.
+its service's time; with --clients it moves at its next connection.
 
 The weight that it had is kept beside it: 'director list' shows it, and 'director undrain' gives it back. Whatever ends the
 command, the server goes on draining, and the same command again waits again. So a server whose weight was set to 0
 by ipvsadm drains as well.
 
-Connections that are left are not reset. With --then remove, their packets are dropped after the deadline, unless the
-server is added again (see the setting expire_nodest_conn).
+With --then reset, connections that are left at the deadline are reset as soon as one of their ends sends something: both ends
+of a TCP connection are told, and datagrams and persistent clients go to another server. The server stays, with weight 0. With
+--then remove it goes, and what becomes of its connections is the service's policy (ipvsadm --on-dead, or the setting
+on_dead), which resets them as well if nobody has chosen another one.
 
 The exit status is 0 if the server is empty, 3 if connections were left at the deadline, 1 after an error or an interruption.
 
 Examples:
   director drain 10.0.0.2 && ssh 10.0.0.2 reboot
   director drain 10.0.0.2:80 --service 192.0.2.1:80 --deadline 1h --then remove
+  director drain 10.0.0.2 --clients --deadline 5m --then reset
   director drain 10.0.0.2 --no-wait
   director drain 10.0.0.2 --json | jq .end`
 }
 
 // Run drains.
 func (v drainVerb) Run(ctx context.Context) error {
-	if v.NoWait && v.Then == "remove" {
-		return errors.New("--no-wait and --then remove: the server is removed after waiting")
+	if v.NoWait && v.Then != "none" {
+		return fmt.Errorf("--no-wait and --then %s: that comes after waiting", v.Then)
 	}
 	d, err := openDataplane()
 	if err != nil {
@@ -141,13 +139,21 @@ func (v drainee) again() string {
 }
 
 // drain begins, waits, and does what comes then.
-func (v drainVerb) drain(ctx context.Context, d lvs.Director, p *progress) (r drained, err error) {
+func (v drainVerb) drain(ctx context.Context, d disowner, p *progress) (r drained, err error) {
 	all, err := v.begin(d)
+	if err == nil && v.Clients {
+		_, err = disown(d, all, false)
+	}
 	if err != nil {
 		return r, err
 	}
 	if r.End, err = v.wait(ctx, d, all, p); err != nil {
 		return r, err
+	}
+	if v.Then == "reset" && r.End == endDeadline {
+		if r.Reset, err = disown(d, all, true); err != nil {
+			return r, err
+		}
 	}
 	if v.Then != "remove" || r.End == endInterrupted {
 		t, err := d.Table()
@@ -173,6 +179,19 @@ func (v drainVerb) drain(ctx context.Context, d lvs.Director, p *progress) (r dr
 	})
 	r.Removed = err == nil
 	return r, err
+}
+
+// disown takes persistent clients away from the members, and their connections as well, and says how many these are. A member that
+// somebody has removed meanwhile is left out.
+func disown(d disowner, all []member, conns bool) (n int, err error) {
+	for _, m := range all {
+		one, err := d.Disown(m.service, m.server, conns)
+		if err != nil && !errors.Is(err, lvs.ErrNoServer) && !errors.Is(err, lvs.ErrNotDefined) {
+			return n, fmt.Errorf("%v: %w", m, err)
+		}
+		n += one
+	}
+	return n, nil
 }
 
 // begin sets the weights to 0, all at once. One that is 0 is not touched.

@@ -175,7 +175,7 @@ func TestDrainEndsWhenEmpty(t *testing.T) {
 }
 
 func TestDrainEndsAtItsDeadline(t *testing.T) {
-	for _, then := range []afterwards{"none", "remove"} {
+	for _, then := range []string{"none", "remove", "reset"} {
 		synctest.Test(t, func(t *testing.T) {
 			s := mustStand(t, twoWeights)
 			s.mustConnect("172.16.0.1:1000", "10.0.0.1:80")

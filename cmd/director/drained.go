@@ -23,6 +23,7 @@ const (
 type drained struct {
 	End     string   `json:"end"`
 	Removed bool     `json:"removed"`
+	Reset   int      `json:"reset"` // connections, as soon as they are heard of
 	Servers []drains `json:"servers"`
 }
 
@@ -93,6 +94,8 @@ func (r drained) text(again string) string {
 	switch {
 	case r.Removed:
 		return now + " The server is removed."
+	case r.Reset > 0:
+		return fmt.Sprintf("%s %d are reset, each as soon as one of its ends sends something. `director undrain %s` takes the server back.", now, r.Reset, again)
 	case r.End == endEmpty:
 		return fmt.Sprintf("%s `director undrain %s` takes the server back.", now, again)
 	}

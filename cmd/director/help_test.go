@@ -77,7 +77,7 @@ func TestComplete(t *testing.T) {
 	for _, c := range []struct{ line, want string }{
 		{"at", "attach"},
 		{"co", "conns confirm completion"},
-		{"drain 10.0.0.1 --then ", "none remove"},
+		{"drain 10.0.0.1 --then ", "none remove reset"},
 		{"apply --p", "--prune"},
 		{"apply --rollback-after ", ""},
 		{"conns --state x --w", "--watch"},

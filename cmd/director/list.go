@@ -176,7 +176,11 @@ func listText(out io.Writer, services []*lvs.Service) error {
 		for _, d := range s.Servers {
 			sum.Active, sum.Inactive = sum.Active+d.Load.Active, sum.Inactive+d.Load.Inactive
 		}
-		fmt.Fprintf(w, "\t%d\t%d\t%s\t  %v %s\n", sum.Active, sum.Inactive, carried(s.Stats, s.Rates), s.ServiceID, s.Scheduler)
+		note := ""
+		if s.OnDead != lvs.OnDeadUnset {
+			note = " on-dead " + s.OnDead.String()
+		}
+		fmt.Fprintf(w, "\t%d\t%d\t%s\t  %v %s%s\n", sum.Active, sum.Inactive, carried(s.Stats, s.Rates), s.ServiceID, s.Scheduler, note)
 		for _, d := range s.Servers {
 			note := ""
 			if d.Draining() {
@@ -212,6 +216,7 @@ type serviceJSON struct {
 	Scheduler  string       `json:"scheduler"`
 	Persistent uint32       `json:"persistent,omitempty"` // seconds
 	OnePacket  bool         `json:"one_packet,omitempty"`
+	OnDead     string       `json:"on_dead,omitempty"` // if it is not that of the setting
 	Stats      statsJSON    `json:"stats"`
 	Rates      ratesJSON    `json:"rates"`
 	Servers    []serverJSON `json:"servers"`
@@ -265,6 +270,9 @@ func listJSON(out io.Writer, services []*lvs.Service) error {
 	lines := json.NewEncoder(out)
 	for _, s := range services {
 		one := serviceJSON{Service: name(s.ServiceID), Scheduler: s.Scheduler, Persistent: s.Persistent, OnePacket: s.OnePacket, Stats: statsJSON(s.Stats), Rates: ratesJSONOf(s.Rates), Servers: []serverJSON{}}
+		if s.OnDead != lvs.OnDeadUnset {
+			one.OnDead = s.OnDead.String()
+		}
 		for _, d := range s.Servers {
 			server := serverJSON{
 				Server: d.ServerID.String(), Forward: strings.ToLower(d.Forward.String()), Weight: d.Weight, Upper: d.Upper, Lower: d.Lower,

@@ -13,7 +13,7 @@
  *   then no other insertion into the segment came between, and no key is ever in the table twice;
  * - a slot's key is written only while own is not live, and each life has a generation of its own: a reader that saw
  *   the same live own before and after comparing has compared one entry's key;
- * - an unlinked line stays taken (dead) until a later pass releases it, at least a second on: whoever still holds a
+ * - an unlinked line stays taken (dead) until a later pass releases it, an eighth of a second on or more: whoever still holds a
  *   pointer writes to a line that is nobody else's.
  * The order of loads and stores that this needs is that of x86.
  */

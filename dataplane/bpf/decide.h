@@ -29,26 +29,23 @@ static __always_inline void decide_once(struct decision *d, struct flow *f, stru
 	decide_destination(d, server->addr, keeps_port(server, f->dst_port) ? f->dst_port : server->port);
 }
 
+/* The states after a FIN or a RST: bits. */
+enum { TCP_ENDING = 1 << TCP_FIN_WAIT | 1 << TCP_TIME_WAIT | 1 << TCP_CLOSE | 1 << TCP_CLOSE_WAIT | 1 << TCP_LAST_ACK };
+
 /* Whether the packet begins a new connection in place of one that is all but over. */
 static __always_inline bool conn_replaced_by(struct conn *e, struct flow *f)
 {
 	__u32 life = READ_ONCE(e->life), mode = settings.conn_reuse_mode;
 
-	if (!f->opens || !mode || life & LIFE_CONTROLLED)
+	if (!f->opens || !mode || (life & LIFE_CONTROLLED && !(mode & REUSE_ENDING)))
 		return false;
 	if (f->protocol == IPPROTO_SCTP)
 		return (life & LIFE_STATE) == SCTP_CLOSED;
+	if (mode & REUSE_ENDING)
+		return TCP_ENDING >> (life & LIFE_STATE) & 1;
 	return (life & LIFE_STATE) == TCP_TIME_WAIT || (life & LIFE_STATE) == TCP_CLOSE ||
-	       (mode & 2 && (life & (LIFE_STATE | LIFE_NO_OUTPUT)) == (TCP_FIN_WAIT | LIFE_NO_OUTPUT));
-}
-
-/* Whether a connection is over because its server is gone, or quiesced and the packet would begin a new one. */
-static __always_inline bool conn_deserted(struct conn *e, struct flow *f)
-{
-	__u32 slot = READ_ONCE(e->server);
-	struct server *d = bpf_map_lookup_elem(&servers, &slot);
-
-	return d && (d->use != SLOT_LIVE || (!d->weight && f->opens));
+	       (mode & REUSE_OUTPUT_UNSEEN &&
+		(life & (LIFE_STATE | LIFE_NO_OUTPUT)) == (TCP_FIN_WAIT | LIFE_NO_OUTPUT));
 }
 
 static __always_inline void decide_scheduled(struct decision *d, int scheduled)
@@ -135,7 +132,7 @@ static __always_inline void decide_input(struct decision *d, struct flow *f, str
 		return;
 	struct conn *e = conn_find(s, &p->key, h.line);
 	bool over = e && (conn_expired(e, now()) || conn_replaced_by(e, f));
-	if (e && !over && settings.expire_nodest_conn && conn_deserted(e, f)) {
+	if (e && !over && conn_deserted(f, READ_ONCE(e->server), READ_ONCE(e->life))) {
 		if (f->early) /* the next one may be deserted as well, and is not to be made twice */
 			return;
 		over = true;

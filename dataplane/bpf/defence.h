@@ -4,9 +4,9 @@
  *
  * What the kernel looks at is the free memory of the machine, in pages. Here it is what is free of the table, whose pages are as
  * large: there is little once less than amemthresh is free, and enough again at half way from there to an empty table; else what is
- * shed would come back at once, and wait for its lines to be released. Addresses are hashed: the slice that was swept last
- * tells how full all of the table is. While there is little the sweep goes four times as fast, so that a flood that fills
- * a third of the table a second is held off.
+ * shed would come back at once. Addresses are hashed: the slice that was swept last tells how full all of the table is. While there is
+ * little the sweep goes four times as fast, and the less there is the less time a handshake has: a second, or as little as a quarter. So a
+ * flood that would fill all of the table in a second is held off.
  */
 #pragma once
 #include "template.h"
@@ -15,6 +15,7 @@ enum {
 	HALF_OPEN_CALM = 32, /* with room enough, drop_entry=3 drops one in so many half-open connections a second */
 	IDLE_SECONDS = 60, /* datagrams' entries may go after that */
 	IDLE_SHARE = 8, /* one in so many a second */
+	HASTE = 4, /* a handshake has no less than this part of a second */
 };
 
 /* A global function, as others here: the verifier does not follow what it answers. */
@@ -45,6 +46,11 @@ static __always_inline void defence_judge(__u64 taken, __u64 lines)
 	if (!least || least > pages)
 		least = pages / 2;
 	__u32 free = (lines - taken) * pages / lines;
+	__u32 after = free < least ? hz * free / least : hz;
+	if (after < hz / HASTE)
+		after = hz / HASTE;
+	if (after != settings.shed_after)
+		WRITE_ONCE(settings.shed_after, after);
 	bool little = free < (settings.little_room ? least + (pages - least) / 2 : least);
 	defence_turn(&settings.drop_entry, little);
 	defence_turn(&settings.drop_packet, little);
@@ -70,7 +76,7 @@ static __always_inline bool defence_drops(struct plan *p)
 	return true;
 }
 
-/* Whether drop_entry ends the live entry of a line before its time: a handshake that goes on for more than a second, a template that nothing has
+/* Whether drop_entry ends the live entry of a line before its time: a handshake that goes on for too long, a template that nothing has
  * come through, an idle flow of datagrams. Never an open connection. */
 __noinline int entry_is_shed(struct segment *s, __u32 line, __u32 link, __u32 jiffies)
 {
@@ -91,5 +97,5 @@ __noinline int entry_is_shed(struct segment *s, __u32 line, __u32 link, __u32 ji
 		return 0;
 	if (protocol == IPPROTO_UDP)
 		return left + IDLE_SECONDS * hz <= lives && settings.little_room && !(chance() % IDLE_SHARE);
-	return left + hz <= lives && (settings.little_room || !(chance() % HALF_OPEN_CALM));
+	return left + settings.shed_after <= lives && (settings.little_room || !(chance() % HALF_OPEN_CALM));
 }

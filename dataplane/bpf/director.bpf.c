@@ -10,6 +10,7 @@
 #include "fragment.h"
 #include "rates.h"
 #include "relay.h"
+#include "reset.h"
 #include "sweep.h"
 
 /* Not a packet of a connection, but perhaps for an address of ours. */
@@ -42,7 +43,7 @@ static __always_inline int direct(struct packet *p, bool leaves)
 	struct plan *plan = bpf_map_lookup_elem(&plans, &zero);
 
 	if (!plan)
-		return packet_pass(p);
+		return p->hook == HOOK_XDP ? XDP_PASS : TC_ACT_UNSPEC;
 	struct flow *f = &plan->flow;
 	p->leaves = &f->leaves;
 	f->leaves = leaves;
@@ -72,7 +73,7 @@ static __always_inline int direct_rest(struct packet *p)
 	struct plan *plan = bpf_map_lookup_elem(&plans, &zero);
 
 	if (!plan)
-		return packet_pass(p);
+		return p->hook == HOOK_XDP ? XDP_PASS : TC_ACT_UNSPEC;
 	struct flow *f = &plan->flow;
 	p->leaves = &f->leaves; /* as the first program has set it */
 	enum parsed parsed = parse(p, f);
@@ -100,6 +101,8 @@ static __always_inline int direct_rest(struct packet *p)
 		return refuse(p, f, &port_unreachable, d->reason);
 	case OUTCOME_ASK:
 		return packet_ask(p);
+	case OUTCOME_RESET:
+		return dry ? drop(p, d->reason) : go_on(p, REST_RESET);
 	case OUTCOME_FORWARD:
 		break;
 	}
@@ -175,6 +178,20 @@ int director_fragment(struct __sk_buff *ctx)
 	struct packet p = { .ctx = ctx, .hook = HOOK_TC, .kind = PACKET_FRAGMENT };
 
 	return direct_rest(&p);
+}
+
+/* The packet is as the program has left it that has decided about it. */
+SEC("tc")
+int director_reset(struct __sk_buff *ctx)
+{
+	struct packet p = { .ctx = ctx, .hook = HOOK_TC, .kind = PACKET_RESET };
+	__u32 zero = 0;
+	struct plan *plan = bpf_map_lookup_elem(&plans, &zero);
+
+	if (!plan)
+		return TC_ACT_SHOT;
+	p.leaves = &plan->flow.leaves; /* as the first program has set it */
+	return reset(&p, &plan->flow, &plan->decision);
 }
 
 /* Run once by Go when the programs are loaded. */

@@ -22,6 +22,7 @@ enum packet_kind {
 	PACKET_USUAL, /* all that are neither: */
 	PACKET_RELATED, /* ICMP errors; tc only */
 	PACKET_FRAGMENT, /* tc only */
+	PACKET_RESET, /* those whose connection is to be reset; tc only */
 };
 
 struct packet {

@@ -2,6 +2,7 @@
 /* known.h - flow -> decision, for a packet of a connection that is there: in which direction it goes, and what it becomes. */
 #pragma once
 #include "control.h"
+#include "dead.h"
 #include "plan.h"
 
 static __always_inline __u32 ours_bit(const __u64 addr[2])
@@ -77,26 +78,31 @@ static __always_inline void decide_conn(struct decision *d, struct flow *f, stru
 	__u32 slot = READ_ONCE(e->server);
 	struct server *server = bpf_map_lookup_elem(&servers, &slot);
 
+	__u32 life = READ_ONCE(e->life);
+	enum fate fate = FATE_GOES_ON;
+
 	d->direction = dir;
-	d->forward = READ_ONCE(e->life) >> LIFE_FORWARD_SHIFT;
+	d->forward = life >> LIFE_FORWARD_SHIFT;
 	if (!server)
 		return;
-	d->server = server->use == SLOT_LIVE ? slot : 0;
 	d->outcome = OUTCOME_DROP;
+	d->reason = REASON_REMOVED;
+	if (conn_is_unwell(server, f, life))
+		fate = conn_fate(f, slot, life, dir);
+	if (fate == FATE_DROPPED)
+		return;
+	d->server = fate == FATE_UNCOUNTED ? 0 : slot;
 	if (dir == DIRECTION_OUTPUT) {
 		decide_source(d, e->virtual, e->virtual_port);
 		decide_destination(d, e->client, e->client_port);
 	} else {
-		d->reason = REASON_REMOVED;
-		if (!d->server)
-			return;
 		decide_source(d, f->src, f->src_port);
 		if (d->forward == FORWARD_FULLNAT && !decide_local(d, f, e))
 			return;
 		decide_destination(d, server->addr, conn_port(e, server));
 	}
-	d->reason = REASON_NONE;
-	d->outcome = OUTCOME_FORWARD;
+	d->reason = fate == FATE_RESET ? REASON_RESET : REASON_NONE;
+	d->outcome = fate == FATE_RESET ? OUTCOME_RESET : OUTCOME_FORWARD;
 }
 
 static __always_inline void decide_output(struct decision *d, struct flow *f, struct plan *p)

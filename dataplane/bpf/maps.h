@@ -134,7 +134,7 @@ struct icmp_budget {
 MAP(icmp_budgets, PERCPU_ARRAY, 1, 0, __u32, struct icmp_budget);
 
 /* The programs for packets that the first ones do not forward; see enum packet_kind. */
-enum rest { REST_USUAL, REST_RELATED, REST_FRAGMENT, RESTS };
+enum rest { REST_USUAL, REST_RELATED, REST_FRAGMENT, REST_RESET, RESTS };
 MAP(rest_tc, PROG_ARRAY, RESTS, 0, enum rest, __u32);
 MAP(rest_xdp, PROG_ARRAY, 1, 0, enum rest, __u32);
 

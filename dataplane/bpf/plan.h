@@ -9,6 +9,7 @@ enum outcome {
 	OUTCOME_FORWARD, /* to be rewritten and sent */
 	OUTCOME_REFUSE, /* no server: to be answered with ICMP port unreachable */
 	OUTCOME_DROP,
+	OUTCOME_RESET, /* its connection has lost its server: both ends are to be told; the decision is as for FORWARD */
 	OUTCOME_ASK, /* begins a connection; which service makes it is known when the firewall has marked it */
 };
 

@@ -14,10 +14,17 @@ struct slice {
 	__u64 lines; /* of the page, to look at under the lock */
 };
 
-/* The lines of a page that are past their time, or dead for a second. */
+/* How long a line is dead before it is used again: far longer than any program runs. */
+static __always_inline __u32 dead_time(void)
+{
+	return settings.little_room ? hz / 8 : hz;
+}
+
+/* The lines of a page that are past their time, or dead for long enough. */
 __noinline __u64 page_old(struct segment *s, __u32 page, __u32 jiffies)
 {
 	__u64 lines = 0;
+	__u32 rest = dead_time();
 
 	if (!s)
 		return 0;
@@ -26,7 +33,7 @@ __noinline __u64 page_old(struct segment *s, __u32 page, __u32 jiffies)
 		struct conn *e = line_at(s, page * LINES + j);
 		__u32 own = READ_ONCE(e->own), age = jiffies - READ_ONCE(e->expires);
 		__u64 past = (own & OWN_LIVE) & ~(age >> 31);
-		__u64 dead = ((own & OWN_DEAD) >> 1) & ~((age - hz) >> 31);
+		__u64 dead = ((own & OWN_DEAD) >> 1) & ~((age - rest) >> 31);
 		lines |= (past | dead) << j;
 	}
 	return lines;

@@ -6,6 +6,7 @@
  * nobody finds it, listings show it with port 65535, and it stays until its connections are over.
  */
 #pragma once
+#include "dead.h"
 #include "plan.h"
 #include "state.h"
 
@@ -54,7 +55,8 @@ static __always_inline bool template_serves(struct conn *e)
 	__u32 slot = READ_ONCE(e->server);
 	struct server *d = bpf_map_lookup_elem(&servers, &slot);
 
-	return d && d->use == SLOT_LIVE && (d->weight || !settings.expire_quiescent_template);
+	return d && d->use == SLOT_LIVE &&
+	       (d->weight || (!settings.expire_quiescent_template && on_dead_of(d) != ON_DEAD_RESCHEDULE));
 }
 
 /* The line in its segment of a template that serves, or -1. One that does not is not found again. */

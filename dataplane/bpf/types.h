@@ -39,6 +39,8 @@ enum reason {
 	REASON_TABLE_FULL, /* no room for a new connection: dropped */
 	REASON_TABLE_BUSY, /* lost too many races for a place in the table: dropped */
 	REASON_REMOVED, /* the connection's server was removed: dropped */
+	REASON_RESET, /* the same, or the server was taken away from it: both ends are told by a RST */
+	REASON_RESET_QUIET, /* the same beyond the limit of ICMP messages: dropped */
 	REASON_TTL, /* TTL or hop limit used up: answered with ICMP time exceeded, or dropped */
 	REASON_TOO_BIG, /* larger than the way on: answered with ICMP, or left to the kernel */
 	REASON_NO_ROUTE, /* no route to the server or the client: left to the kernel */
@@ -71,6 +73,9 @@ struct counts {
 	__u64 out_bytes;
 };
 
+/* What becomes of connections whose server is removed. As in Go's lvs.OnDead; and as the kernel's expire_nodest_conn has it. */
+enum on_dead { ON_DEAD_UNSET, ON_DEAD_KEEP, ON_DEAD_DROP, ON_DEAD_RESET, ON_DEAD_RESCHEDULE, ON_DEAD_EXPIRE };
+
 /* A place that holds a service or a server. Removed ones stay while connections refer to them. */
 enum slot_use { SLOT_FREE, SLOT_LIVE, SLOT_REMOVED };
 
@@ -82,7 +87,9 @@ struct service {
 	__u32 persistent; /* seconds */
 	__u32 netmask;
 	__u32 engine; /* persistence engine: 0 none, 1 sip */
-	__u32 one_packet;
+	__u8 one_packet;
+	__u8 on_dead; /* enum on_dead */
+	__u16 spare;
 	__u32 first; /* the newest server's slot; 0 is none */
 	__u64 added; /* the order of listing */
 	struct counts carried; /* what the sum over its servers' counters lacks */
@@ -105,7 +112,7 @@ struct server {
 	__u8 tunnel_checksum;
 	__u16 tunnel_port;
 	__s32 last_weight; /* the last weight that was not 0; 0 if there was none since the server was added */
-	__u32 spare;
+	__u32 on_dead; /* enum on_dead: its service's, also when that is removed */
 	struct counts zero; /* counters when they were last zeroed */
 	__u64 tunnel_source[2]; /* the director's own address towards the server, for tunnels */
 	__u64 spare2[2];
@@ -215,6 +222,7 @@ enum conn_kind { CONN_PLAIN, CONN_TEMPLATE, CONN_RETURN, CONN_LOST };
 /* conn.life: the state in the low bits, then flags, then the forwarding method. A template has its time-out there. */
 enum conn_life {
 	LIFE_STATE = 0x1f,
+	LIFE_DISOWNED = 0x40, /* its server has been taken away from it */
 	LIFE_ACTIVE = 0x100, /* counted in load.active, else in load.inactive */
 	LIFE_ENDED = 0x200, /* unlinked: whoever still holds the entry changes nothing */
 	LIFE_NO_OUTPUT = 0x400, /* no packet of the server has been seen */
@@ -360,6 +368,9 @@ struct asked {
 	__u32 ifindex; /* that it has, or had when it was there last */
 };
 
+/* Of conn_reuse_mode: as Go's lvs.ReuseEnding. */
+enum { REUSE_OUTPUT_UNSEEN = 2, REUSE_ENDING = 4 };
+
 /* The values of a defence: off; by itself while there is little room, which it is not or is just now; always on. */
 enum defence { DEFENCE_OFF, DEFENCE_READY, DEFENCE_ON, DEFENCE_ALWAYS };
 
@@ -377,7 +388,7 @@ struct setting {
 	__u32 lblc_expiration; /* seconds */
 	__u32 lblcr_expiration; /* seconds */
 	/* as in kernel IPVS */
-	__u32 conn_reuse_mode;
+	__u32 conn_reuse_mode; /* bits: those of the kernel, and REUSE_ENDING */
 	__u32 expire_nodest_conn;
 	__u32 expire_quiescent_template;
 	__u32 sloppy_tcp;
@@ -388,9 +399,11 @@ struct setting {
 	__u32 drop_entry; /* enum defence, as the next two */
 	__u32 drop_packet;
 	__u32 secure_tcp;
+	__u32 on_dead; /* enum on_dead, of services that have none */
 	/* what the defences make of it */
 	__u32 drop_every; /* one of so many packets that begin a connection is dropped; 0 is none */
 	__u32 little_room;
+	__u32 shed_after; /* jiffies that a handshake has before drop_entry ends it */
 	__u32 calls; /* there are services that go by SIP calls */
 	/* the firewall's marks */
 	__u32 marks; /* bits: new connections of IPv4 and IPv6 wait until the firewall has seen them */
