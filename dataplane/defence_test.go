@@ -159,7 +159,7 @@ func TestSYNFlood(t *testing.T) {
 					w.run(w.tc, w.servers, tcp4.out("SA").frame(t))
 				}
 				w.mustSetting(map[string]string{"drop_entry": dropEntry})
-				return w.mustFlood(hook(w), 16, 300), w // 4,800 a second: more than a fifth of the table
+				return w.mustFlood(hook(w), 16, 512), w // 8,192 a second: half of the table
 			}
 			f, w := flooded("1")
 			t.Logf("%+v", f)

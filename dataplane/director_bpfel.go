@@ -233,7 +233,8 @@ const (
 	bpfOutcomeOUTCOME_FORWARD bpfOutcome = 1
 	bpfOutcomeOUTCOME_REFUSE  bpfOutcome = 2
 	bpfOutcomeOUTCOME_DROP    bpfOutcome = 3
-	bpfOutcomeOUTCOME_ASK     bpfOutcome = 4
+	bpfOutcomeOUTCOME_RESET   bpfOutcome = 4
+	bpfOutcomeOUTCOME_ASK     bpfOutcome = 5
 )
 
 type bpfPiece struct {
@@ -373,19 +374,21 @@ const (
 	bpfReasonREASON_TABLE_FULL       bpfReason = 3
 	bpfReasonREASON_TABLE_BUSY       bpfReason = 4
 	bpfReasonREASON_REMOVED          bpfReason = 5
-	bpfReasonREASON_TTL              bpfReason = 6
-	bpfReasonREASON_TOO_BIG          bpfReason = 7
-	bpfReasonREASON_NO_ROUTE         bpfReason = 8
-	bpfReasonREASON_NO_CONN          bpfReason = 9
-	bpfReasonREASON_FRAGMENT         bpfReason = 10
-	bpfReasonREASON_FRAGMENT_OVERLAP bpfReason = 11
-	bpfReasonREASON_MALFORMED        bpfReason = 12
-	bpfReasonREASON_NO_LOCAL_PORT    bpfReason = 13
-	bpfReasonREASON_TOA_NO_ROOM      bpfReason = 14
-	bpfReasonREASON_DEFENCE          bpfReason = 15
-	bpfReasonREASON_UNSUPPORTED      bpfReason = 16
-	bpfReasonREASON_NO_CALL          bpfReason = 17
-	bpfReasonREASONS                 bpfReason = 18
+	bpfReasonREASON_RESET            bpfReason = 6
+	bpfReasonREASON_RESET_QUIET      bpfReason = 7
+	bpfReasonREASON_TTL              bpfReason = 8
+	bpfReasonREASON_TOO_BIG          bpfReason = 9
+	bpfReasonREASON_NO_ROUTE         bpfReason = 10
+	bpfReasonREASON_NO_CONN          bpfReason = 11
+	bpfReasonREASON_FRAGMENT         bpfReason = 12
+	bpfReasonREASON_FRAGMENT_OVERLAP bpfReason = 13
+	bpfReasonREASON_MALFORMED        bpfReason = 14
+	bpfReasonREASON_NO_LOCAL_PORT    bpfReason = 15
+	bpfReasonREASON_TOA_NO_ROOM      bpfReason = 16
+	bpfReasonREASON_DEFENCE          bpfReason = 17
+	bpfReasonREASON_UNSUPPORTED      bpfReason = 18
+	bpfReasonREASON_NO_CALL          bpfReason = 19
+	bpfReasonREASONS                 bpfReason = 20
 )
 
 type bpfRest uint32
@@ -394,7 +397,8 @@ const (
 	bpfRestREST_USUAL    bpfRest = 0
 	bpfRestREST_RELATED  bpfRest = 1
 	bpfRestREST_FRAGMENT bpfRest = 2
-	bpfRestRESTS         bpfRest = 3
+	bpfRestREST_RESET    bpfRest = 3
+	bpfRestRESTS         bpfRest = 4
 )
 
 type bpfRoute struct {
@@ -474,7 +478,7 @@ type bpfServer struct {
 	TunnelChecksum uint8
 	TunnelPort     uint16
 	LastWeight     int32
-	Spare          uint32
+	OnDead         uint32
 	Zero           bpfCounts
 	TunnelSource   [2]uint64
 	Spare2         [2]uint64
@@ -489,7 +493,9 @@ type bpfService struct {
 	Persistent     uint32
 	Netmask        uint32
 	Engine         uint32
-	OnePacket      uint32
+	OnePacket      uint8
+	OnDead         uint8
+	Spare          uint16
 	First          uint32
 	Added          uint64
 	Carried        bpfCounts
@@ -530,8 +536,10 @@ type bpfSetting struct {
 	DropEntry               uint32
 	DropPacket              uint32
 	SecureTcp               uint32
+	OnDead                  uint32
 	DropEvery               uint32
 	LittleRoom              uint32
+	ShedAfter               uint32
 	Calls                   uint32
 	Marks                   uint32
 	Device                  uint32
@@ -606,6 +614,7 @@ const (
 	bpfProgDirectorFragment = "director_fragment"
 	bpfProgDirectorOut      = "director_out"
 	bpfProgDirectorRelated  = "director_related"
+	bpfProgDirectorReset    = "director_reset"
 	bpfProgDirectorRest     = "director_rest"
 	bpfProgDirectorRestXdp  = "director_rest_xdp"
 	bpfProgDirectorStart    = "director_start"
@@ -673,6 +682,7 @@ type bpfProgramSpecs struct {
 	DirectorFragment *ebpf.ProgramSpec `ebpf:"director_fragment"`
 	DirectorOut      *ebpf.ProgramSpec `ebpf:"director_out"`
 	DirectorRelated  *ebpf.ProgramSpec `ebpf:"director_related"`
+	DirectorReset    *ebpf.ProgramSpec `ebpf:"director_reset"`
 	DirectorRest     *ebpf.ProgramSpec `ebpf:"director_rest"`
 	DirectorRestXdp  *ebpf.ProgramSpec `ebpf:"director_rest_xdp"`
 	DirectorStart    *ebpf.ProgramSpec `ebpf:"director_start"`
@@ -863,6 +873,7 @@ type bpfPrograms struct {
 	DirectorFragment *ebpf.Program `ebpf:"director_fragment"`
 	DirectorOut      *ebpf.Program `ebpf:"director_out"`
 	DirectorRelated  *ebpf.Program `ebpf:"director_related"`
+	DirectorReset    *ebpf.Program `ebpf:"director_reset"`
 	DirectorRest     *ebpf.Program `ebpf:"director_rest"`
 	DirectorRestXdp  *ebpf.Program `ebpf:"director_rest_xdp"`
 	DirectorStart    *ebpf.Program `ebpf:"director_start"`
@@ -876,6 +887,7 @@ func (p *bpfPrograms) Close() error {
 		p.DirectorFragment,
 		p.DirectorOut,
 		p.DirectorRelated,
+		p.DirectorReset,
 		p.DirectorRest,
 		p.DirectorRestXdp,
 		p.DirectorStart,

@@ -322,19 +322,21 @@ const (
 	restorerReasonREASON_TABLE_FULL       restorerReason = 3
 	restorerReasonREASON_TABLE_BUSY       restorerReason = 4
 	restorerReasonREASON_REMOVED          restorerReason = 5
-	restorerReasonREASON_TTL              restorerReason = 6
-	restorerReasonREASON_TOO_BIG          restorerReason = 7
-	restorerReasonREASON_NO_ROUTE         restorerReason = 8
-	restorerReasonREASON_NO_CONN          restorerReason = 9
-	restorerReasonREASON_FRAGMENT         restorerReason = 10
-	restorerReasonREASON_FRAGMENT_OVERLAP restorerReason = 11
-	restorerReasonREASON_MALFORMED        restorerReason = 12
-	restorerReasonREASON_NO_LOCAL_PORT    restorerReason = 13
-	restorerReasonREASON_TOA_NO_ROOM      restorerReason = 14
-	restorerReasonREASON_DEFENCE          restorerReason = 15
-	restorerReasonREASON_UNSUPPORTED      restorerReason = 16
-	restorerReasonREASON_NO_CALL          restorerReason = 17
-	restorerReasonREASONS                 restorerReason = 18
+	restorerReasonREASON_RESET            restorerReason = 6
+	restorerReasonREASON_RESET_QUIET      restorerReason = 7
+	restorerReasonREASON_TTL              restorerReason = 8
+	restorerReasonREASON_TOO_BIG          restorerReason = 9
+	restorerReasonREASON_NO_ROUTE         restorerReason = 10
+	restorerReasonREASON_NO_CONN          restorerReason = 11
+	restorerReasonREASON_FRAGMENT         restorerReason = 12
+	restorerReasonREASON_FRAGMENT_OVERLAP restorerReason = 13
+	restorerReasonREASON_MALFORMED        restorerReason = 14
+	restorerReasonREASON_NO_LOCAL_PORT    restorerReason = 15
+	restorerReasonREASON_TOA_NO_ROOM      restorerReason = 16
+	restorerReasonREASON_DEFENCE          restorerReason = 17
+	restorerReasonREASON_UNSUPPORTED      restorerReason = 18
+	restorerReasonREASON_NO_CALL          restorerReason = 19
+	restorerReasonREASONS                 restorerReason = 20
 )
 
 type restorerRest uint32
@@ -343,7 +345,8 @@ const (
 	restorerRestREST_USUAL    restorerRest = 0
 	restorerRestREST_RELATED  restorerRest = 1
 	restorerRestREST_FRAGMENT restorerRest = 2
-	restorerRestRESTS         restorerRest = 3
+	restorerRestREST_RESET    restorerRest = 3
+	restorerRestRESTS         restorerRest = 4
 )
 
 type restorerRestoreOutcome uint32
@@ -451,7 +454,7 @@ type restorerServer struct {
 	TunnelChecksum uint8
 	TunnelPort     uint16
 	LastWeight     int32
-	Spare          uint32
+	OnDead         uint32
 	Zero           struct {
 		_          structs.HostLayout
 		Conns      uint64
@@ -473,7 +476,9 @@ type restorerService struct {
 	Persistent     uint32
 	Netmask        uint32
 	Engine         uint32
-	OnePacket      uint32
+	OnePacket      uint8
+	OnDead         uint8
+	Spare          uint16
 	First          uint32
 	Added          uint64
 	Carried        struct {
@@ -521,8 +526,10 @@ type restorerSetting struct {
 	DropEntry               uint32
 	DropPacket              uint32
 	SecureTcp               uint32
+	OnDead                  uint32
 	DropEvery               uint32
 	LittleRoom              uint32
+	ShedAfter               uint32
 	Calls                   uint32
 	Marks                   uint32
 	Device                  uint32

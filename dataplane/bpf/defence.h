@@ -6,7 +6,7 @@
  * large: there is little once less than amemthresh is free, and enough again at half way from there to an empty table; else what is
  * shed would come back at once. Addresses are hashed: the slice that was swept last tells how full all of the table is. While there is
  * little the sweep goes four times as fast, and the less there is the less time a handshake has: a second, or as little as a quarter. So a
- * flood that would fill all of the table in a second is held off.
+ * flood that would fill half of the table in a second is held off.
  */
 #pragma once
 #include "template.h"
