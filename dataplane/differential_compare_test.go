@@ -209,11 +209,11 @@ func (s *stage) checkReasons(t rapid.TB, want oracle.Reason, frame []byte) {
 	for r, n := range s.reasons {
 		name := oracle.Reason(s.names[bpfReason(r)])
 		once, most := n-was[r], uint64(1)
-		if s.firewall && (name == oracle.NoConn || name == oracle.Malformed) { // at ingress, and on its way out
+		if s.firewall && (name == oracle.NoConn || name == oracle.Malformed || name == oracle.Unsupported) { // at ingress, and on its way out
 			most = 2
 		}
 		if once != 0 != (name == want) || once > most {
-			if want == "" && (name == oracle.Fragment || name == oracle.Malformed) {
+			if want == "" && (name == oracle.Fragment || name == oracle.Malformed || name == oracle.Unsupported) {
 				continue
 			}
 			t.Fatalf("reason %q counts %d, want %q for\n%s", name, once, want, hex.Dump(frame))

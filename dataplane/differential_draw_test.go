@@ -299,8 +299,12 @@ func drawBody(t *rapid.T, p lvs.Protocol, from, to netip.AddrPort) wire {
 	return w
 }
 
-// drawError makes of a packet an error about one that goes the other way.
+// drawError makes of a packet an error about one that goes the other way. The oracle knows none about other protocols, of which
+// TestRelatedSCTP and TestRelatedAHAndESP tell.
 func drawError(t *rapid.T, w *wire) {
+	if w.protocol != lvs.TCP && w.protocol != lvs.UDP {
+		return
+	}
 	w.quotes = &wire{protocol: w.protocol, from: w.to, to: w.from, ttl: 60, payload: w.payload, fragment: 0x4000, flags: 16}
 	w.quotes.options = rapid.SampledFrom([]int{0, 0, 0, 10}).Draw(t, "options")
 	w.quotes.extensions = rapid.SampledFrom([][]byte{nil, nil, {44}, {60}}).Draw(t, "extensions")

@@ -210,7 +210,7 @@ func (d *Director) Disown(id lvs.ServiceID, server lvs.ServerID, conns bool) (n 
 
 func (d *Director) disown(r *server, conns bool) (n int) {
 	for _, t := range d.templates {
-		if t.server == r {
+		if t.server == r && !t.lost {
 			t.lost, t.expires = true, d.now
 		}
 	}

@@ -76,6 +76,8 @@ func (d *Director) handle(in Packet) Result {
 	switch {
 	case k == malformed && d.serves(p):
 		return Result{Reason: Malformed}
+	case k == unsupported && d.serves(p):
+		return Result{Reason: Unsupported}
 	case k == related:
 		return d.relate(in, p)
 	case k == later:

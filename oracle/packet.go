@@ -38,11 +38,12 @@ const (
 type kind uint8
 
 const (
-	other     kind = iota // nothing of ours
-	malformed             // IP whose lengths cannot be: it has addresses only
-	later                 // a TCP or UDP packet's fragment, without its ports
-	related               // an ICMP error about a TCP or UDP packet
-	whole                 // a TCP or UDP packet, or its first fragment
+	other       kind = iota // nothing of ours
+	malformed               // IP whose lengths cannot be: it has addresses only
+	unsupported             // a fragment of SCTP, AH or ESP: addresses only
+	later                   // a TCP or UDP packet's fragment, without its ports
+	related                 // an ICMP error about a TCP or UDP packet
+	whole                   // a TCP or UDP packet, or its first fragment
 )
 
 // packet is what is read from a frame. Offsets count from its first byte.
@@ -110,7 +111,7 @@ func (p *packet) parseIPv4() kind {
 	case b[9] == 1 && fragment&0x3fff == 0:
 		return p.parseRelated(p.transport)
 	case !looksAt(b[9], fragment&0x3fff != 0):
-		return other
+		return unsupportedOr(b[9])
 	case fragment&0x3fff != 0 && !p.isPart(p.transport, f):
 		return malformed
 	case f.later():
@@ -179,7 +180,7 @@ func (p *packet) parseFragment6(at int) kind {
 	offset := binary.BigEndian.Uint16(b[at+2:])
 	f := part{id: binary.BigEndian.Uint32(b[at+4:]), from: int(offset & 0xfff8), more: offset&1 != 0}
 	if b[at] != byte(lvs.TCP) && b[at] != byte(lvs.UDP) {
-		return other
+		return unsupportedOr(b[at])
 	}
 	if (f.from > 0 || f.more) && !p.isPart(p.ip+at+8, f) {
 		return malformed
@@ -189,6 +190,14 @@ func (p *packet) parseFragment6(at int) kind {
 
 // The protocols of IPsec.
 const espHeader, ahHeader = 50, 51
+
+// unsupportedOr is what fragments are that are not looked at.
+func unsupportedOr(protocol byte) kind {
+	if looksAt(protocol, false) {
+		return unsupported
+	}
+	return other
+}
 
 // looksAt says whether packets of a protocol are looked at. Of SCTP, AH and ESP, fragments are not.
 func looksAt(protocol byte, fragment bool) bool {

@@ -73,7 +73,8 @@ static __always_inline int quote_ipv4(struct packet *p, struct flow *f, struct d
 		return -1;
 	quoted->saddr = d->dst[1] >> 32;
 	quoted->daddr = d->src[1] >> 32;
-	sum += addr + set16(&quoted->check, ~fold((__u64)(__u16)~quoted->check + addr));
+	sum += addr;
+	sum += set16(&quoted->check, ~fold((__u64)(__u16)~quoted->check + addr));
 	icmp->check = ~fold((__u64)(__u16)~icmp->check + sum);
 
 	__u32 from = d->src[1] == f->src[1] ? ip->saddr : d->src[1] >> 32, to = d->dst[1] >> 32;
