@@ -115,6 +115,18 @@ func TestRelatedNAT(t *testing.T) {
 	}
 }
 
+// TestRelatedCarries: no carry gets lost where the difference of two addresses nearly fills its 32 bits.
+func TestRelatedCarries(t *testing.T) {
+	w := mustWorld(t, small)
+	w.mustServe()
+	p := path{lvs.UDP, udp4.client, netip.MustParseAddrPort("11.0.0.11:53"), netip.AddrPortFrom(server4, 53)}
+	w.mustUpdate(addService(p.id(), "rr", p.server))
+	w.run(w.tc, w.clients, p.in("").frame(t))
+	w.run(w.tc, w.servers, p.out("").frame(t))
+	in, want := ofClient(t, p.out(""), 20)
+	w.checkRelated(in, want, true)
+}
+
 // checkRelated runs an error, which counts as a packet of the connection and does nothing else to it.
 func (w *world) checkRelated(in, want complaint, toServer bool) {
 	w.t.Helper()
