@@ -287,13 +287,13 @@ func TestExplainRefuses(t *testing.T) {
 	if len(x.Notes) != 1 || !strings.Contains(x.Notes[0], "not attached to clients, so") || x.Fate != Forwarded {
 		t.Errorf("not attached: %+v", *x)
 	}
-	// as if another version's program ran
+	// as if something else ran
 	out, err := w.look.program("out")
 	must(t, err)
 	defer out.Close()
 	must(t, os.Remove(w.place.Path+"/"+restPin))
 	must(t, out.Pin(w.place.Path+"/"+restPin))
-	if _, err := w.Explain(question); !errors.Is(err, errOtherVersion) {
+	if _, err := w.Explain(question); !errors.Is(err, ErrDamaged) {
 		t.Errorf("another program: %v", err)
 	}
 	must(t, w.Unload())

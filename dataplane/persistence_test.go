@@ -389,6 +389,7 @@ func TestExpireNodestConn(t *testing.T) {
 				return t.DeleteServer(web4, lvs.ServerID{Addr: stickyServers[server-1], Port: 8080})
 			})
 		}
+		s.mustSet("on_dead", "drop")
 		p := tcp4.service("203.0.113.20:80", "10.0.0.13:8080").from(77)
 		s.send(p, "S", 0)
 		remove(3)

@@ -146,6 +146,9 @@ func (w *world) marked(p *ebpf.Program, at netlink.Link, frame []byte, mark uint
 	w.t.Helper()
 	skb, now := contextOf(p, at, frame, 0).([48]uint32), [48]uint32{}
 	skb[2] = mark
+	if p != w.tc {
+		skb[9] = 0 // a packet that leaves came in elsewhere, or nowhere
+	}
 	o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+512), Context: skb, ContextOut: &now}
 	verdict, err := p.Run(o)
 	must(w.t, err)

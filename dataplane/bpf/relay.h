@@ -72,18 +72,17 @@ static __always_inline bool relay_kind(struct __sk_buff *skb, struct flow *f, bo
 
 /* Whether an error is about a packet of a tunnel to the server, and what becomes of it. tc only; a function that is verified for
  * itself. */
-__noinline int relay_error(struct __sk_buff *skb, struct flow *f, struct server *s, struct icmp_error *e)
+__noinline int relay_error(struct __sk_buff *skb, struct flow *f, __u32 slot, struct icmp_error *e)
 {
+	struct server *s = bpf_map_lookup_elem(&servers, &slot);
+
 	return f && s && e && relay_is_of(skb, f, s) && relay_kind(skb, f, is_v4(s->addr), e) && relay_holds(skb, f);
 }
 
 /* Turns the decision about the packet inside into one about the error, and says what that is; or that it is none of ours. */
 static __always_inline bool relay(struct packet *p, struct flow *f, struct decision *d, struct icmp_error *e)
 {
-	__u32 slot = d->server;
-	struct server *s = bpf_map_lookup_elem(&servers, &slot);
-
-	if (d->forward != FORWARD_TUNNEL || d->direction != DIRECTION_INPUT || !s || !relay_error(SKB(p), f, s, e))
+	if (d->forward != FORWARD_TUNNEL || d->direction != DIRECTION_INPUT || !relay_error(SKB(p), f, d->server, e))
 		return false;
 	decide_source(d, f->dst, f->dst_port);
 	decide_destination(d, f->src, f->src_port);
