@@ -60,12 +60,10 @@ func model(in []byte) ([]byte, bpfDecap) {
 		}
 		return in, nothing
 	}
-	datagram := b
 	b, inner6, what := unwrap(outer.protocol, b)
 	if b == nil {
 		return in, what
 	}
-	remote := outer.protocol == unix.IPPROTO_UDP && datagram[8] == 2
 	inner, short, ok := readIP(b, inner6)
 	switch {
 	case short:
@@ -74,15 +72,8 @@ func model(in []byte) ([]byte, bpfDecap) {
 		return in, nothing
 	case !ok:
 		return in, bpfDecapDECAP_MALFORMED
-	case remote && !remoteFits(datagram, inner.length):
-		return in, bpfDecapDECAP_MALFORMED
-	case remote && !remoteHolds(in[14:14+outer.header], datagram):
-		return in, bpfDecapDECAP_CHECKSUM
 	case outer.ecn == 3 && inner.ecn == 0:
 		return nil, bpfDecapDECAP_CONGESTED
-	}
-	if remote {
-		completeRemote(datagram, b[:inner.length])
 	}
 	tail := in[14+outer.length:]
 	b = slices.Concat(b, tail)
@@ -132,56 +123,10 @@ func unwrap(protocol byte, b []byte) (inner []byte, v6 bool, what bpfDecap) {
 		if int(binary.BigEndian.Uint16(b[4:])) != len(b) || len(b) < 12 {
 			return nil, false, bpfDecapDECAP_MALFORMED
 		}
-		if b[8]&0xe0 != 0 || b[9] != unix.IPPROTO_IPIP && b[9] != unix.IPPROTO_IPV6 {
+		if b[8] != 0 || b[10] != 0 || b[11] != 0 || b[9] != unix.IPPROTO_IPIP && b[9] != unix.IPPROTO_IPV6 {
 			return nil, false, bpfDecapDECAP_UNSUPPORTED
 		}
-		switch skip := 12; {
-		case b[8] == 0 && b[10] == 0 && b[11] == 0:
-			return append([]byte{}, b[skip:]...), b[9] == unix.IPPROTO_IPV6, nothing
-		case b[8] != 2 || b[10] != 0 || b[11] != 1:
-			return nil, false, bpfDecapDECAP_UNSUPPORTED
-		case len(b) < skip+8:
-			return nil, false, bpfDecapDECAP_MALFORMED
-		case !bytes.Equal(b[skip:skip+4], []byte{0x80, 0, 0, 0}):
-			return nil, false, bpfDecapDECAP_UNSUPPORTED
-		default:
-			return append([]byte{}, b[skip+8:]...), b[9] == unix.IPPROTO_IPV6, nothing
-		}
+		return append([]byte{}, b[12:]...), b[9] == unix.IPPROTO_IPV6, nothing
 	}
 	return nil, false, nothing
-}
-
-// remoteAt gives the offsets that remote checksum offload names.
-func remoteAt(datagram []byte) (start, field int) {
-	return int(binary.BigEndian.Uint16(datagram[16:])), int(binary.BigEndian.Uint16(datagram[18:]))
-}
-
-func remoteFits(datagram []byte, length int) bool {
-	start, field := remoteAt(datagram)
-	return start%2 == 0 && field%2 == 0 && field >= start && field+2 <= length
-}
-
-// remoteHolds says whether the outer checksum is right, or left to the device.
-func remoteHolds(ip, datagram []byte) bool {
-	check := binary.BigEndian.Uint16(datagram[6:])
-	pseudo := pseudoHeader(ip, len(datagram))
-	return check != 0 && (check == ^sum(pseudo) || sum(slices.Concat(pseudo, datagram, make([]byte, len(datagram)%2))) == 0)
-}
-
-// pseudoHeader is that of UDP.
-func pseudoHeader(ip []byte, length int) []byte {
-	addresses := ip[12:20]
-	if ip[0]>>4 == 6 {
-		addresses = ip[8:40]
-	}
-	return slices.Concat(addresses, be16(unix.IPPROTO_UDP), be16(length))
-}
-
-func completeRemote(datagram, inner []byte) {
-	start, field := remoteAt(datagram)
-	check := sum(append(slices.Clone(inner[start:]), make([]byte, len(inner)%2)...))
-	if check == 0 {
-		check = 0xffff
-	}
-	binary.BigEndian.PutUint16(inner[field:], check)
 }

@@ -34,15 +34,9 @@ const (
 	bpfDecapDECAP_UNSUPPORTED bpfDecap = 3
 	bpfDecapDECAP_FOREIGN     bpfDecap = 4
 	bpfDecapDECAP_CONGESTED   bpfDecap = 5
-	bpfDecapDECAP_CHECKSUM    bpfDecap = 6
-	bpfDecapDECAP_FAILED      bpfDecap = 7
-	bpfDecapDECAPS            bpfDecap = 8
+	bpfDecapDECAP_FAILED      bpfDecap = 6
+	bpfDecapDECAPS            bpfDecap = 7
 )
-
-type bpfPiece struct {
-	_     structs.HostLayout
-	Bytes [516]uint8
-}
 
 type bpfPrefix struct {
 	_    structs.HostLayout
@@ -67,7 +61,6 @@ const (
 	bpfMapDecaps              = "decaps"
 	bpfMapDirectors           = "directors"
 	bpfMapGuePorts            = "gue_ports"
-	bpfMapPieces              = "pieces"
 	bpfMapToas                = "toas"
 	bpfMapVips                = "vips"
 	bpfProgRealserverAnchor   = "realserver_anchor"
@@ -137,7 +130,6 @@ type bpfMapSpecs struct {
 	Decaps    *ebpf.MapSpec `ebpf:"decaps"`
 	Directors *ebpf.MapSpec `ebpf:"directors"`
 	GuePorts  *ebpf.MapSpec `ebpf:"gue_ports"`
-	Pieces    *ebpf.MapSpec `ebpf:"pieces"`
 	Toas      *ebpf.MapSpec `ebpf:"toas"`
 	Vips      *ebpf.MapSpec `ebpf:"vips"`
 }
@@ -173,7 +165,6 @@ type bpfMaps struct {
 	Decaps    *ebpf.Map `ebpf:"decaps"`
 	Directors *ebpf.Map `ebpf:"directors"`
 	GuePorts  *ebpf.Map `ebpf:"gue_ports"`
-	Pieces    *ebpf.Map `ebpf:"pieces"`
 	Toas      *ebpf.Map `ebpf:"toas"`
 	Vips      *ebpf.Map `ebpf:"vips"`
 }
@@ -184,7 +175,6 @@ func (m *bpfMaps) Close() error {
 		m.Decaps,
 		m.Directors,
 		m.GuePorts,
-		m.Pieces,
 		m.Toas,
 		m.Vips,
 	)

@@ -227,9 +227,8 @@ var decapMeanings = map[bpfDecap]Count{
 	bpfDecapDECAP_DONE:        {"decapsulated", 0, "taken out of the tunnel"},
 	bpfDecapDECAP_MALFORMED:   {"malformed", 0, "lengths that cannot be: left to the kernel"},
 	bpfDecapDECAP_FRAGMENT:    {"fragment", 0, "a fragment of a tunnelled packet: left to the kernel; is the director's MTU too large?"},
-	bpfDecapDECAP_UNSUPPORTED: {"unsupported", 0, "GRE with key or sequence number, GUE with other options than that of --tun-remcsum: left to the kernel"},
+	bpfDecapDECAP_UNSUPPORTED: {"unsupported", 0, "GRE with key or sequence number, GUE with options: left to the kernel"},
 	bpfDecapDECAP_FOREIGN:     {"foreign", 0, "the tunnel ends at another host: left to the kernel"},
 	bpfDecapDECAP_CONGESTED:   {"congested", 0, "marked by a congested router, with a sender that does not know of that: dropped"},
-	bpfDecapDECAP_CHECKSUM:    {"checksum", 0, "an outer checksum that is to stand for the inner one, and is wrong or not there: left to the kernel"},
 	bpfDecapDECAP_FAILED:      {"failed", 0, "the kernel did not let the headers be taken off: dropped"},
 }

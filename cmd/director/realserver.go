@@ -48,9 +48,9 @@ for all and lo. IPv6 neighbours are not told of an address on lo anyway.
 
 tun takes packets out of IP in IP, GRE and GUE, each of IPv4 and IPv6 in IPv4 and IPv6. A program does that at the
 interfaces that are up, only for packets to a virtual address, and needs no kernel module. With --decap kernel it is the kernel's
-devices: tunl0, sit0, ip6tnl0, gre0, ip6gre0 and a GUE port. They put fragments together and know all options of GUE, where the
-program knows that of ipvsadm --tun-remcsum; but they take in whatever anybody sends, no GRE with a checksum, and IPv4 in IPv6
-in GRE only. Modules that are loaded for them stay loaded. Strict rp_filter becomes loose where packets come in.
+devices: tunl0, sit0, ip6tnl0, gre0, ip6gre0 and a GUE port. They put fragments together and know the options of GUE
+(ipvsadm --tun-remcsum); but they take in whatever anybody sends, no GRE with a checksum, and IPv4 in IPv6 in GRE only. Modules that
+are loaded for them stay loaded. Strict rp_filter becomes loose where packets come in.
 
 fullnat needs no virtual address. Where the director adds the client's address to the first packets of a TCP connection (TOA,
 option 254), accept and getpeername answer with that address, to programs that know nothing of it. Whoever can reach

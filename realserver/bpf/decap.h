@@ -5,7 +5,7 @@
  * a packet for one of our virtual addresses. All else goes on as it came.
  */
 #pragma once
-#include "remote.h"
+#include "parse.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -80,7 +80,6 @@ static __always_inline int decapsulate(struct __sk_buff *skb)
 {
 	bool outer6 = skb->protocol == bpf_htons(ETH_P_IPV6), inner6 = false;
 	struct network outer, inner;
-	struct remote remote = {};
 	__u32 at = ETH_HLEN;
 
 	if ((!outer6 && skb->protocol != bpf_htons(ETH_P_IP)) || skb->vlan_present || skb->pkt_type)
@@ -94,7 +93,7 @@ static __always_inline int decapsulate(struct __sk_buff *skb)
 			      outer.protocol == IPPROTO_GRE;
 		return tunnel ? leave_tunnelled(DECAP_FRAGMENT) : TC_ACT_UNSPEC;
 	}
-	switch (read_between(skb, &outer, &at, end, &inner6, &remote)) {
+	switch (read_between(skb, &outer, &at, end, &inner6)) {
 	case BETWEEN_NO_TUNNEL:
 		return TC_ACT_UNSPEC;
 	case BETWEEN_MALFORMED:
@@ -113,15 +112,9 @@ static __always_inline int decapsulate(struct __sk_buff *skb)
 		return leave_tunnelled(DECAP_MALFORMED);
 	if (!is_local(skb, &outer, outer6))
 		return leave_tunnelled(DECAP_FOREIGN);
-	if (remote.there && skb->gso_size)
-		return leave_tunnelled(DECAP_UNSUPPORTED);
-	if (remote.there && !remote_fits(&remote, inner.length))
-		return leave_tunnelled(DECAP_MALFORMED);
-	if (remote.there && !remote_holds(skb, &outer, outer6))
-		return leave_tunnelled(DECAP_CHECKSUM);
 	if (outer.ecn == ECN_CE && !inner.ecn)
 		return drop_tunnelled(DECAP_CONGESTED);
-	if (strip(skb, at - ETH_HLEN, outer6, inner6) || (remote.there && remote_complete(skb, &remote, inner.length)))
+	if (strip(skb, at - ETH_HLEN, outer6, inner6))
 		return drop_tunnelled(DECAP_FAILED);
 	if (outer.ecn == ECN_CE)
 		bpf_skb_ecn_set_ce(skb);

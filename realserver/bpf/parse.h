@@ -83,7 +83,7 @@ static __always_inline enum read read_ip(struct __sk_buff *skb, struct network *
 /* What is between the outer IP header and the inner one. */
 enum between { BETWEEN_OK, BETWEEN_NO_TUNNEL, BETWEEN_MALFORMED, BETWEEN_UNSUPPORTED };
 
-enum { GRE_CHECKSUM = 0x80, GUE_VERSION = 0xc0, GUE_CONTROL = 0x20 };
+enum { GRE_CHECKSUM = 0x80, GUE_VERSION = 0xc0, GUE_CONTROL = 0x20, GUE_WORDS = 0x1f };
 
 struct gre {
 	__u8 flags, version;
@@ -111,20 +111,7 @@ struct gue {
 	__u16 flags;
 };
 
-/* The only option that is understood: where the checksum is to be made that the sender has left out. */
-enum { GUE_PRIVATE = 1, GUE_REMOTE = 0x80000000 };
-struct gue_remote {
-	__u32 flags;
-	__u16 start, field; /* offsets in the inner packet: of what it covers, and of itself */
-};
-
-struct remote {
-	bool there;
-	__u16 start, field;
-};
-
-static __always_inline enum between read_gue(struct __sk_buff *skb, __u32 *at, __u32 end, bool *ipv6,
-					     struct remote *remote)
+static __always_inline enum between read_gue(struct __sk_buff *skb, __u32 *at, __u32 end, bool *ipv6)
 {
 	struct udphdr u;
 	struct gue g;
@@ -138,26 +125,16 @@ static __always_inline enum between read_gue(struct __sk_buff *skb, __u32 *at, _
 	*at += sizeof(u);
 	if (*at + sizeof(g) > end || bpf_skb_load_bytes(skb, *at, &g, sizeof(g)))
 		return BETWEEN_MALFORMED;
-	if (g.kind & (GUE_VERSION | GUE_CONTROL) || (g.protocol != IPPROTO_IPIP && g.protocol != IPPROTO_IPV6))
+	if (g.kind & (GUE_VERSION | GUE_CONTROL | GUE_WORDS) || g.flags ||
+	    (g.protocol != IPPROTO_IPIP && g.protocol != IPPROTO_IPV6))
 		return BETWEEN_UNSUPPORTED;
 	*ipv6 = g.protocol == IPPROTO_IPV6;
 	*at += sizeof(g);
-	if (!g.kind && !g.flags)
-		return BETWEEN_OK;
-	struct gue_remote x;
-	if (g.kind != sizeof(x) / 4 || g.flags != bpf_htons(GUE_PRIVATE))
-		return BETWEEN_UNSUPPORTED;
-	if (*at + sizeof(x) > end || bpf_skb_load_bytes(skb, *at, &x, sizeof(x)))
-		return BETWEEN_MALFORMED;
-	if (x.flags != bpf_htonl(GUE_REMOTE))
-		return BETWEEN_UNSUPPORTED;
-	*remote = (struct remote){ true, bpf_ntohs(x.start), bpf_ntohs(x.field) };
-	*at += sizeof(x);
 	return BETWEEN_OK;
 }
 
 static __always_inline enum between read_between(struct __sk_buff *skb, struct network *outer, __u32 *at, __u32 end,
-						 bool *ipv6, struct remote *remote)
+						 bool *ipv6)
 {
 	switch (outer->protocol) {
 	case IPPROTO_IPIP:
@@ -169,7 +146,7 @@ static __always_inline enum between read_between(struct __sk_buff *skb, struct n
 	case IPPROTO_GRE:
 		return read_gre(skb, at, end, ipv6);
 	case IPPROTO_UDP:
-		return read_gue(skb, at, end, ipv6, remote);
+		return read_gue(skb, at, end, ipv6);
 	}
 	return BETWEEN_NO_TUNNEL;
 }

@@ -8,10 +8,9 @@ enum decap {
 	DECAP_DONE, /* taken out of the tunnel, and on its way to a virtual address */
 	DECAP_MALFORMED, /* lengths that cannot be: left to the kernel */
 	DECAP_FRAGMENT, /* a fragment of a tunnelled packet: left to the kernel */
-	DECAP_UNSUPPORTED, /* GRE with key or sequence number, GUE with other options or of another kind: left to the kernel */
+	DECAP_UNSUPPORTED, /* GRE with key or sequence number, GUE with options or of another kind: left to the kernel */
 	DECAP_FOREIGN, /* the tunnel ends at another host: left to the kernel */
 	DECAP_CONGESTED, /* marked by a congested router, and its sender does not understand that: dropped */
-	DECAP_CHECKSUM, /* the outer checksum, which is to stand for the inner one, is wrong or not there: left to the kernel */
 	DECAP_FAILED, /* the kernel did not let the outer headers be taken off: dropped */
 	DECAPS,
 };
