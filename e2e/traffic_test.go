@@ -110,7 +110,7 @@ func retransmits(ts *testscript.TestScript, neg bool, args []string) {
 		counts[i] = *report.End.Sent.Retransmits
 	}
 	ts.Logf("retransmitted: %d without the director, %d with it", counts[0], counts[1])
-	if counts[1] > 3*counts[0]+1000 {
+	if counts[1] > 3*counts[0]+5000 { // where two CPUs are everything, a queue overflows now and then
 		ts.Fatalf("%d packets were sent again, and %d without the director", counts[1], counts[0])
 	}
 }
