@@ -41,40 +41,40 @@ func (w *Writer) marshal(v any) {
 
 // Entry writes an entry. Templates come before connections, in the order of their numbers.
 func (w *Writer) Entry(e *lvs.Entry) {
-	l := &object{append(w.line[:0], `{"conn":{`...)}
+	l := &Object{Bytes: append(w.line[:0], `{"conn":{`...)}
 	if e.Template {
-		l.b = append(w.line[:0], `{"template":{`...)
+		l.Bytes = append(w.line[:0], `{"template":{`...)
 	}
-	l.name("service")
-	l.b = append(appendService(append(l.b, '"'), e.Service), '"')
-	l.endpoint("server", netip.AddrPortFrom(e.ServerID.Addr, e.ServerID.Port))
-	l.text("protocol", protocolName(e.Protocol))
-	l.endpoint("virtual", e.Virtual)
-	l.name("expires")
-	l.b = strconv.AppendFloat(l.b, float64(max(e.Expires.Milliseconds(), 1))/1000, 'f', -1, 64)
+	l.Name("service")
+	l.Bytes = append(appendService(append(l.Bytes, '"'), e.Service), '"')
+	l.Endpoint("server", netip.AddrPortFrom(e.ServerID.Addr, e.ServerID.Port))
+	l.Text("protocol", protocolName(e.Protocol))
+	l.Endpoint("virtual", e.Virtual)
+	l.Name("expires")
+	l.Bytes = strconv.AppendFloat(l.Bytes, float64(max(e.Expires.Milliseconds(), 1))/1000, 'f', -1, 64)
 	if e.Accounted {
-		l.number("age", uint64(e.Age/time.Second))
+		l.Number("age", uint64(e.Age/time.Second))
 	}
 	if e.Template {
 		w.template(l, e)
 	} else {
 		w.conn(l, e)
 	}
-	w.line = append(l.b, "}}\n"...)
+	w.line = append(l.Bytes, "}}\n"...)
 	w.out.Write(w.line)
 }
 
-func (w *Writer) template(l *object, e *lvs.Entry) {
+func (w *Writer) template(l *Object, e *lvs.Entry) {
 	w.Templates++
 	w.templates = append(w.templates, e.Number)
-	l.number("number", uint64(e.Number))
-	l.name("client")
-	l.b = append(e.Client.Addr().AppendTo(append(l.b, '"')), '"')
-	l.number("timeout", uint64(e.Timeout))
-	l.number("conns", uint64(e.Conns))
+	l.Number("number", uint64(e.Number))
+	l.Name("client")
+	l.Bytes = append(e.Client.Addr().AppendTo(append(l.Bytes, '"')), '"')
+	l.Number("timeout", uint64(e.Timeout))
+	l.Number("conns", uint64(e.Conns))
 	if e.State == lvs.TemplateAssured {
-		l.name("assured")
-		l.b = append(l.b, "true"...)
+		l.Name("assured")
+		l.Bytes = append(l.Bytes, "true"...)
 	}
 	if e.PEData != "" {
 		var call []rune
@@ -82,74 +82,49 @@ func (w *Writer) template(l *object, e *lvs.Entry) {
 			call = append(call, rune(e.PEData[i]))
 		}
 		quoted, _ := json.Marshal(string(call))
-		l.name("call")
-		l.b = append(l.b, quoted...)
+		l.Name("call")
+		l.Bytes = append(l.Bytes, quoted...)
 	}
 }
 
-func (w *Writer) conn(l *object, e *lvs.Entry) {
+func (w *Writer) conn(l *Object, e *lvs.Entry) {
 	w.Conns++
-	l.endpoint("client", e.Client)
-	l.text("forward", strings.ToLower(e.Forward.String()))
-	l.text("state", e.StateName())
+	l.Endpoint("client", e.Client)
+	l.Text("forward", strings.ToLower(e.Forward.String()))
+	l.Text("state", e.StateName())
 	if e.Local.IsValid() {
-		l.endpoint("local", e.Local)
+		l.Endpoint("local", e.Local)
 	}
 	if e.Controller != lvs.NoTemplate {
 		if _, there := slices.BinarySearch(w.templates, e.Controller); there { // else it has ended, or nobody finds it
-			l.number("template", uint64(e.Controller))
+			l.Number("template", uint64(e.Controller))
 		}
 	}
 	if s := e.Stats; e.Accounted && s != (lvs.Stats{}) {
-		l.name("counts")
-		l.b = append(l.b, '{')
-		l.number("in_packets", s.InPackets)
-		l.number("out_packets", s.OutPackets)
-		l.number("in_bytes", s.InBytes)
-		l.number("out_bytes", s.OutBytes)
-		l.b = append(l.b, '}')
+		l.Name("counts")
+		l.Bytes = append(l.Bytes, '{')
+		l.Number("in_packets", s.InPackets)
+		l.Number("out_packets", s.OutPackets)
+		l.Number("in_bytes", s.InBytes)
+		l.Number("out_bytes", s.OutBytes)
+		l.Bytes = append(l.Bytes, '}')
 	}
 	if e.Flags == 0 {
 		return
 	}
-	l.name("flags")
+	l.Name("flags")
 	before := byte('[')
 	for _, f := range flags {
 		if e.Flags&f.flag != 0 {
-			l.b = append(append(append(l.b, before, '"'), f.name...), '"')
+			l.Bytes = append(append(append(l.Bytes, before, '"'), f.name...), '"')
 			before = ','
 		}
 	}
-	l.b = append(l.b, ']')
+	l.Bytes = append(l.Bytes, ']')
 }
 
 // Close ends the file.
 func (w *Writer) Close() error {
 	w.marshal(map[string]any{"end": w.Counts})
 	return w.out.Flush()
-}
-
-// object is written field by field: there may be millions.
-type object struct{ b []byte }
-
-func (o *object) name(key string) {
-	if o.b[len(o.b)-1] != '{' {
-		o.b = append(o.b, ',')
-	}
-	o.b = append(append(append(o.b, '"'), key...), '"', ':')
-}
-
-func (o *object) text(key, value string) {
-	o.name(key)
-	o.b = append(append(append(o.b, '"'), value...), '"')
-}
-
-func (o *object) number(key string, n uint64) {
-	o.name(key)
-	o.b = strconv.AppendUint(o.b, n, 10)
-}
-
-func (o *object) endpoint(key string, value netip.AddrPort) {
-	o.name(key)
-	o.b = append(value.AppendTo(append(o.b, '"')), '"')
 }
