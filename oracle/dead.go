@@ -32,9 +32,12 @@ func (p *packet) datagram() bool { return p.protocol == lvs.UDP && !p.follows }
 // deserted says whether a connection ends, for its server is gone, or of weight 0, and the packet can begin a new one.
 func (d *Director) deserted(c *conn, p *packet) bool {
 	o, expire := d.policy(c.server)
+	gone := c.server.service == nil || c.server.config.Weight == 0
 	switch {
 	case c.disowned:
 		return p.opens || p.datagram()
+	case gone && p.opens && d.settings.ConnReuseMode&lvs.ReuseEnding != 0:
+		return true
 	case c.server.service == nil && expire:
 		return true
 	case c.server.service == nil:

@@ -98,9 +98,14 @@ func (d *Director) direct(in Packet, p *packet) Result {
 		return d.toClient(c, in, p)
 	}
 	c := d.conns[flow{p.protocol, p.source, p.destination}]
-	if c != nil && (d.replaced(c, p) || d.deserted(c, p)) {
+	switch {
+	case c == nil:
+	case d.replaced(c, p):
 		d.remove(c)
 		c = nil
+	case d.deserted(c, p):
+		d.remove(c)
+		c, p.apart = nil, true
 	}
 	if c != nil {
 		return d.toServer(c, in, p)

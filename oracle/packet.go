@@ -58,7 +58,7 @@ type packet struct {
 	opens               bool // begins a connection, by what it says: a SYN, an INIT
 	follows             bool // AH or ESP: protocol and ports are those of their ISAKMP
 	part                part
-	apart               bool // XDP leaves it to tc as it is: a fragment, or what has IPv6's header for one
+	apart               bool // XDP leaves it to tc undecided: a fragment, what has IPv6's header for one, or what a dead server's connection gets
 	quoted              int  // of an ICMP error: where the IP header begins that it quotes, whose transport header is transport
 	syn                 bool // of TCP, whatever the event is
 }

@@ -29,7 +29,7 @@ func (d *Director) replaced(c *conn, p *packet) bool {
 	if !p.opens || mode == 0 {
 		return false
 	}
-	if mode&lvs.ReuseEnding != 0 && (c.ending() || c.server.service == nil || c.server.config.Weight == 0) {
+	if mode&lvs.ReuseEnding != 0 && c.ending() {
 		return true
 	}
 	if c.template != nil || mode == lvs.ReuseEnding {

@@ -57,8 +57,11 @@ __noinline int conn_fate(struct flow *f, __u32 slot, __u32 life, __u32 direction
 	bool resets = how == ON_DEAD_RESET || how == ON_DEAD_RESCHEDULE;
 	if (how == ON_DEAD_KEEP)
 		return FATE_GOES_ON;
+	/* what resets the other end by itself needs no help, whatever its headers are like */
+	if (resets && f->protocol == IPPROTO_TCP && f->event == TCP_EVENT_RST && !f->quoted && !f->fragment)
+		return FATE_GOES_ON;
 	if (resets && is_resettable(f))
-		return f->event == TCP_EVENT_RST ? FATE_GOES_ON : FATE_RESET;
+		return FATE_RESET;
 	if (direction == DIRECTION_OUTPUT && (!resets || f->protocol != IPPROTO_TCP))
 		return life & LIFE_DISOWNED ? FATE_GOES_ON : FATE_UNCOUNTED;
 	return FATE_DROPPED;
