@@ -121,7 +121,7 @@ type applying struct {
 	added                   uint64
 	nextService, nextServer uint32 // where the search for a free slot goes on
 	keys, lists, pools      *ebpf.Map
-	ours                    []bpfAddressBits
+	ours                    []addressKinds
 }
 
 func (a *applying) openMaps() (err error) {
@@ -134,7 +134,7 @@ func (a *applying) openMaps() (err error) {
 	if a.pools, err = a.m(bpfMapPools); err != nil {
 		return err
 	}
-	a.ours, err = mapped[bpfAddressBits](a.instance, bpfMapOurs)
+	a.ours, err = mapped[addressKinds](a.instance, bpfMapOurs)
 	return err
 }
 
@@ -171,7 +171,7 @@ func (a *applying) one(r *record) error {
 	if err != nil {
 		return err
 	}
-	markOurs(&a.ours[0].Virtual, s.Key.Addr)
+	markOurs(&a.ours[0], s.Key.Addr, oursVirtual)
 	if err := a.seat(slot, before, order, r.servers, fresh, oldScheduler != s.Scheduler); err != nil {
 		return err
 	}
@@ -293,7 +293,7 @@ func (a *applying) writeServer(at uint32, w *bpfServer) {
 	d.Upper, d.Lower, d.Weight, d.Forward = w.Upper, w.Lower, w.Weight, w.Forward
 	d.TunnelType, d.TunnelChecksum, d.TunnelPort = w.TunnelType, w.TunnelChecksum, w.TunnelPort
 	if lvs.Forward(w.Forward) == lvs.Masq {
-		markOurs(&a.ours[0].Server, d.Addr)
+		markOurs(&a.ours[0], d.Addr, oursServer)
 	}
 	if lvs.Forward(w.Forward) == lvs.Tunnel { // and kept else, for connections that began with a tunnel
 		d.TunnelSource = sourceTowards(fromAddr(d.Addr))

@@ -46,7 +46,7 @@ func (w *world) checkConsistent() {
 type consistency struct {
 	*instance
 	keys, lists *ebpf.Map
-	ours        []bpfAddressBits
+	ours        []addressKinds
 	owner       map[uint32]uint32 // server's slot -> service's
 	live        int
 	wrong       []string
@@ -63,7 +63,7 @@ func (c *consistency) read() (err error) {
 	if c.lists, err = c.m(bpfMapLists); err != nil {
 		return err
 	}
-	c.ours, err = mapped[bpfAddressBits](c.instance, bpfMapOurs)
+	c.ours, err = mapped[addressKinds](c.instance, bpfMapOurs)
 	return err
 }
 
@@ -95,7 +95,7 @@ func (c *consistency) service(slot uint32, s *bpfService) {
 		if err != nil {
 			c.say("service slot %d has no list: %v", slot, err)
 		}
-		if word, bit := ourBit(s.Key.Addr); c.ours[0].Virtual[word]&bit == 0 {
+		if !isOurs(&c.ours[0], s.Key.Addr, oursVirtual) {
 			c.say("service slot %d: its address is not among ours", slot)
 		}
 	}
@@ -116,7 +116,7 @@ func (c *consistency) chain(slot uint32, s *bpfService, listed []bpfSeat) {
 		if d.Service != slot {
 			c.say("server slot %d says that it is of service slot %d, and is in the chain of %d", i, d.Service, slot)
 		}
-		if word, bit := ourBit(d.Addr); lvs.Forward(d.Forward) == lvs.Masq && c.ours[0].Server[word]&bit == 0 {
+		if lvs.Forward(d.Forward) == lvs.Masq && !isOurs(&c.ours[0], d.Addr, oursServer) {
 			c.say("server slot %d: its address is not among ours", i)
 		}
 		switch bpfSlotUse(d.Use) {

@@ -25,11 +25,9 @@ type bpfAccounts struct {
 	Began [256]uint32
 }
 
-type bpfAddressBits struct {
-	_       structs.HostLayout
-	Virtual [512]uint64
-	Server  [512]uint64
-	Local   [512]uint64
+type bpfAddressKinds struct {
+	_    structs.HostLayout
+	Four [8192]uint32
 }
 
 type bpfAsked struct {
@@ -207,7 +205,8 @@ type bpfLocal struct {
 
 type bpfMac struct {
 	_     structs.HostLayout
-	Word  [3]uint16
+	First uint32
+	Last  uint16
 	Spare uint16
 }
 

@@ -105,7 +105,7 @@ func (in *instance) diffShared(t *lvs.Table) (records []*record, err error) {
 // swapLocals puts a pool in force. Addresses are marked as ours first.
 func (a *applying) swapLocals(pool uint32, locals []bpfLocal) error {
 	for _, l := range locals {
-		markOurs(&a.ours[0].Local, l.Addr)
+		markOurs(&a.ours[0], l.Addr, oursLocal)
 	}
 	m, err := aside("locals", append([]bpfLocal{{Count: uint32(len(locals))}}, locals...))
 	if err != nil {

@@ -25,11 +25,9 @@ type restorerAccounts struct {
 	Began [256]uint32
 }
 
-type restorerAddressBits struct {
-	_       structs.HostLayout
-	Virtual [512]uint64
-	Server  [512]uint64
-	Local   [512]uint64
+type restorerAddressKinds struct {
+	_    structs.HostLayout
+	Four [8192]uint32
 }
 
 type restorerAsked struct {
@@ -174,7 +172,8 @@ type restorerLoad struct {
 
 type restorerMac struct {
 	_     structs.HostLayout
-	Word  [3]uint16
+	First uint32
+	Last  uint16
 	Spare uint16
 }
 

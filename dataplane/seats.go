@@ -189,49 +189,67 @@ func aside[T any](name string, entries []T) (*ebpf.Map, error) {
 }
 
 const (
-	fewServers = 8            // a list of no more is not put in groups: to look at all of them costs no more than the matches
-	mostGroups = 64           // C's GROUPS
-	tableRow   = 8            // C's TABLE_ROW
-	oursWords  = 1 << 15 / 64 // C's OURS_WORDS
-	innerMap   = 1 << 12      // BPF_F_INNER_MAP: lists of any length fit into the map of lists
+	fewServers = 8       // a list of no more is not put in groups: to look at all of them costs no more than the matches
+	mostGroups = 64      // C's GROUPS
+	tableRow   = 8       // C's TABLE_ROW
+	oursShift  = 15      // C's OURS_SHIFT
+	innerMap   = 1 << 12 // BPF_F_INNER_MAP: lists of any length fit into the map of lists
 )
 
-// The bits of addresses that may be ours (C's struct address_bits).
+// addressKinds says of addresses what of ours they may be, four to a word, by a hash (C's struct address_kinds).
+type addressKinds = bpfAddressKinds
 
-func ourBit(addr [2]uint64) (word int, bit uint64) {
-	n := (addr[0] ^ addr[1]) * 0x9e3779b97f4a7c15 >> (64 - 15)
-	return int(n / 64), 1 << (n % 64)
+// oursKind is a bit of these (C's enum ours_kind).
+type oursKind uint32
+
+const (
+	oursVirtual oursKind = 1 << iota
+	oursServer
+	oursLocal
+)
+
+// oursAt is where an address has its bits: a word, and how far they are shifted in it.
+func oursAt(addr [2]uint64) (word, shift int) {
+	i := int((addr[0] ^ addr[1]) * 0x9e3779b97f4a7c15 >> (64 - oursShift))
+	return i / 4, i % 4 * 8
 }
 
-func markOurs(words *[oursWords]uint64, addr [2]uint64) {
-	word, bit := ourBit(addr)
-	atomic.OrUint64(&words[word], bit) // as packets with marks do it, at any time
+func markOurs(o *addressKinds, addr [2]uint64, kind oursKind) {
+	word, shift := oursAt(addr)
+	atomic.OrUint32(&o.Four[word], uint32(kind)<<shift) // as packets with marks do it, at any time
+}
+
+// isOurs says whether an address may be one of a kind.
+func isOurs(o *addressKinds, addr [2]uint64, kind oursKind) bool {
+	word, shift := oursAt(addr)
+	return o.Four[word]>>shift&uint32(kind) != 0
 }
 
 // unmarkOurs clears the bits that no service or server has any more. Those of local addresses stay: connections that use one
 // outlive its removal.
 func (in *instance) unmarkOurs() error {
-	ours, err := mapped[bpfAddressBits](in, bpfMapOurs)
+	ours, err := mapped[addressKinds](in, bpfMapOurs)
 	if err != nil {
 		return err
 	}
-	fresh, marks := make([]bpfAddressBits, 1), false
+	fresh, marks := new(addressKinds), false
 	for i := range in.services {
 		s := &in.services[i]
 		if s.Use == bpfSlotUseSLOT_FREE {
 			continue
 		}
 		marks = marks || s.Key.Mark != 0
-		markOurs(&fresh[0].Virtual, s.Key.Addr)
+		markOurs(fresh, s.Key.Addr, oursVirtual)
 		for _, d := range in.members(s) {
-			markOurs(&fresh[0].Server, d.Addr)
+			markOurs(fresh, d.Addr, oursServer)
 		}
 	}
-	for i := range fresh[0].Virtual {
-		ours[0].Server[i] = fresh[0].Server[i]
-		if !marks { // else there are connections to addresses that no service names
-			ours[0].Virtual[i] = fresh[0].Virtual[i]
-		}
+	stale := uint32(oursServer)
+	if !marks { // else there are connections to addresses that no service names
+		stale |= uint32(oursVirtual)
+	}
+	for i, word := range fresh.Four {
+		atomic.AndUint32(&ours[0].Four[i], word|^(stale*0x01010101))
 	}
 	return nil
 }

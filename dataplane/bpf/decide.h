@@ -125,8 +125,7 @@ static __always_inline void decide_new(struct decision *d, struct flow *f, struc
 
 static __always_inline void decide_input(struct decision *d, struct flow *f, struct plan *p)
 {
-	key_from_client(p, f);
-	struct home h = p->home;
+	struct home h = p->home = key_from_client(&p->key, f);
 	struct segment *s = bpf_map_lookup_elem(&conns, &h.segment);
 	if (!s)
 		return;
@@ -153,20 +152,21 @@ static __always_inline void decide_input(struct decision *d, struct flow *f, str
 __noinline int decide(struct flow *f, struct plan *p, __u32 of_ours)
 {
 	__u32 zero = 0;
-	struct address_bits *o = bpf_map_lookup_elem(&ours, &zero);
+	struct address_kinds *o = bpf_map_lookup_elem(&ours, &zero);
 
 	if (!f || !p || !o)
 		return OUTCOME_PASS;
-	struct decision *d = decide_nothing(p);
+	struct decision *d = &p->decision;
+	decide_nothing(d);
 	if (of_ours & OURS_LOCAL)
-		decide_return(d, f, p);
+		decide_output(f, p, CONN_RETURN);
 	if (!d->outcome && of_ours & (OURS_VIRTUAL | OURS_MARK)) {
 		decide_input(d, f, p);
 		/* a mark brings packets to any address, whose later ones are to be known at once */
 		if (!(of_ours & OURS_VIRTUAL) && d->at != NO_LINE && !dry)
-			ours_add(o->virtual, f->dst);
+			ours_add(o, f->dst, OURS_VIRTUAL);
 	}
 	if (!d->outcome && !d->reason && of_ours & OURS_SERVER)
-		decide_output(d, f, p);
+		decide_output(f, p, CONN_PLAIN);
 	return d->outcome;
 }

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* director.bpf.c - the entry points.
  *
- * Most packets are of a connection that is there, and need no more than a rewrite: a program for each hook does that, parse ->
- * known -> forward_plain, and nothing else. All others go on with a program for the rest, from the beginning: parse -> decide ->
- * forward. So the many have little code to go through, and the kernel has little to verify.
+ * Most packets are of a connection that is there, and need no more than a rewrite: a program for each hook does that (plain.h), and nothing
+ * else. All others go on with a program for the rest, from the beginning: parse -> decide -> forward. So the many have little code to
+ * go through, and the kernel has little to verify.
  */
 #include <linux/bpf.h>
-#include "forward.h"
 #include "fragment.h"
+#include "plain.h"
 #include "rates.h"
 #include "relay.h"
 #include "reset.h"
@@ -17,9 +17,9 @@
 static __always_inline int leave_unparsed(struct packet *p, struct flow *f, enum parsed what)
 {
 	__u32 zero = 0;
-	struct address_bits *o = bpf_map_lookup_elem(&ours, &zero);
+	struct address_kinds *o = bpf_map_lookup_elem(&ours, &zero);
 
-	if ((what != PARSED_MALFORMED && what != PARSED_UNSUPPORTED) || !o || !ours_has(o->virtual, f->dst))
+	if ((what != PARSED_MALFORMED && what != PARSED_UNSUPPORTED) || !o || !(ours_kinds(o, f->dst) & OURS_VIRTUAL))
 		return packet_pass(p);
 	return leave(p, what == PARSED_MALFORMED ? REASON_MALFORMED : REASON_UNSUPPORTED);
 }
@@ -27,6 +27,11 @@ static __always_inline int leave_unparsed(struct packet *p, struct flow *f, enum
 /* Goes on with another program, and comes back only if there is none. */
 static __always_inline int go_on(struct packet *p, enum rest rest)
 {
+	__u32 zero = 0;
+	struct plan *plan = bpf_map_lookup_elem(&plans, &zero);
+
+	if (plan && !p->left)
+		plan->flow.leaves = p->leaves;
 	if (p->hook == HOOK_XDP) {
 		if (rest == REST_USUAL)
 			bpf_tail_call(p->ctx, &rest_xdp, rest);
@@ -36,37 +41,16 @@ static __always_inline int go_on(struct packet *p, enum rest rest)
 	return packet_pass(p);
 }
 
-/* A packet of a connection that is there. */
-static __always_inline int direct(struct packet *p, bool leaves)
+static __always_inline int direct(struct packet *p)
 {
-	__u32 zero = 0;
-	struct plan *plan = bpf_map_lookup_elem(&plans, &zero);
+	int verdict = plain(p);
 
-	if (!plan)
-		return p->hook == HOOK_XDP ? XDP_PASS : TC_ACT_UNSPEC;
-	struct flow *f = &plan->flow;
-	p->leaves = &f->leaves;
-	f->leaves = leaves;
-	enum parsed parsed = parse(p, f);
-	if (parsed == PARSED_ICMP)
-		return go_on(p, REST_RELATED);
-	if (parsed == PARSED_FRAGMENT)
-		return go_on(p, REST_FRAGMENT);
-	if (parsed == PARSED_LATER)
-		return go_on(p, REST_USUAL);
-	if (parsed != PARSED_FLOW)
-		return leave_unparsed(p, f, parsed);
-	__u32 of_ours = ours_of(f);
-	if (!of_ours)
+	if (verdict == UNPLAIN_PASS)
 		return packet_pass(p);
-	enum known what = known(f, plan, of_ours);
-	if (what == KNOWN_NOTHING)
-		return packet_pass(p);
-	int verdict = what == KNOWN ? forward_plain(p, f, &plan->decision) : -1;
-	return verdict >= 0 ? verdict : go_on(p, REST_USUAL);
+	return verdict < UNPLAIN ? verdict : go_on(p, verdict - UNPLAIN);
 }
 
-/* Any packet. */
+/* Any other packet. */
 static __always_inline int direct_rest(struct packet *p)
 {
 	__u32 zero = 0;
@@ -75,15 +59,19 @@ static __always_inline int direct_rest(struct packet *p)
 	if (!plan)
 		return p->hook == HOOK_XDP ? XDP_PASS : TC_ACT_UNSPEC;
 	struct flow *f = &plan->flow;
-	p->leaves = &f->leaves; /* as the first program has set it */
+	p->left = &f->leaves; /* as the first program has set it */
 	enum parsed parsed = parse(p, f);
+	if (p->kind == PACKET_USUAL && parsed == PARSED_ICMP)
+		return go_on(p, REST_RELATED);
+	if (p->kind == PACKET_USUAL && parsed == PARSED_FRAGMENT)
+		return go_on(p, REST_FRAGMENT);
 	if (parsed != PARSED_FLOW)
 		return leave_unparsed(p, f, parsed);
 	__u32 of_ours = ours_of(f);
 	if (!of_ours)
 		return packet_pass(p);
 	if (p->kind == PACKET_RELATED) {
-		known(f, plan, of_ours);
+		decide_related(f, plan, of_ours);
 	} else {
 		f->call = call_wanted(f) && call_read(p, f);
 		if (f->fragment != FRAGMENT_LATER)
@@ -119,17 +107,17 @@ static __always_inline int direct_rest(struct packet *p)
 SEC("xdp")
 int director_xdp(struct xdp_md *ctx)
 {
-	struct packet p = { .ctx = ctx, .hook = HOOK_XDP, .kind = PACKET_KNOWN };
+	struct packet p = { .ctx = ctx, .hook = HOOK_XDP, .kind = PACKET_PLAIN };
 
-	return direct(&p, false);
+	return direct(&p);
 }
 
 SEC("tc")
 int director_tc(struct __sk_buff *ctx)
 {
-	struct packet p = { .ctx = ctx, .hook = HOOK_TC, .kind = PACKET_KNOWN };
+	struct packet p = { .ctx = ctx, .hook = HOOK_TC, .kind = PACKET_PLAIN };
 
-	return direct(&p, false);
+	return direct(&p);
 }
 
 /* On the way out. By our own device come the packets that the firewall has marked, and those that we have asked for; by all
@@ -137,7 +125,7 @@ int director_tc(struct __sk_buff *ctx)
 SEC("tc")
 int director_out(struct __sk_buff *ctx)
 {
-	struct packet p = { .ctx = ctx, .hook = HOOK_TC, .kind = PACKET_KNOWN };
+	struct packet p = { .ctx = ctx, .hook = HOOK_TC, .kind = PACKET_PLAIN };
 
 	__u32 from = ctx->ingress_ifindex, device = settings.device;
 
@@ -145,7 +133,8 @@ int director_out(struct __sk_buff *ctx)
 		return TC_ACT_UNSPEC;
 	if (ctx->ifindex == device && from == device)
 		return drop(&p, REASON_NO_ROUTE); /* it has been here before */
-	return direct(&p, true);
+	p.leaves = true;
+	return direct(&p);
 }
 
 SEC("xdp")
@@ -190,7 +179,7 @@ int director_reset(struct __sk_buff *ctx)
 
 	if (!plan)
 		return TC_ACT_SHOT;
-	p.leaves = &plan->flow.leaves; /* as the first program has set it */
+	p.left = &plan->flow.leaves; /* as the first program has set it */
 	return reset(&p, &plan->flow, &plan->decision);
 }
 

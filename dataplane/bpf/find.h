@@ -191,20 +191,34 @@ __noinline int scan_answer(struct segment *s, struct conn_key *k, __u32 line)
 			return e;                                                                                      \
 		if (!(READ_ONCE(e->hop) & ~(1ULL << (line & (LINES - 1)))) && !READ_ONCE(e->overflow))                 \
 			return NULL;                                                                                   \
-		int i = SCAN_ALL(s, k, line);                                                                          \
+		*kept = *k;                                                                                            \
+		int i = SCAN_ALL(s, kept, line);                                                                       \
 		return i < 0 ? NULL : line_at(s, i);                                                                   \
 	} while (0)
+
+/* The same as the two below, with a key in registers, which is kept in memory when a function is to read it. */
+static __always_inline struct conn *conn_find_kept(struct segment *s, struct conn_key *k, struct conn_key *kept,
+						   __u32 line)
+{
+	FIND(holds, scan);
+}
+
+static __always_inline struct conn *conn_find_answer_kept(struct segment *s, struct conn_key *k, struct conn_key *kept,
+							  __u32 line)
+{
+	FIND(holds_answer, scan_answer);
+}
 
 /* The entry of a key, or NULL; it may be past its time. */
 static __always_inline struct conn *conn_find(struct segment *s, struct conn_key *k, __u32 line)
 {
-	FIND(holds, scan);
+	return conn_find_kept(s, k, k, line);
 }
 
 /* The entry that an answer belongs to, or NULL; it may be past its time. */
 static __always_inline struct conn *conn_find_answer(struct segment *s, struct conn_key *k, __u32 line)
 {
-	FIND(holds_answer, scan_answer);
+	return conn_find_answer_kept(s, k, k, line);
 }
 
 static __always_inline bool conn_expired(struct conn *e, __u32 jiffies)

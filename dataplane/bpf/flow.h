@@ -11,7 +11,6 @@ enum parsed {
 	PARSED_FLOW, /* a TCP or UDP packet, a fragment of one, or SCTP, AH or ESP; or an ICMP error about one of these */
 	PARSED_ICMP, /* nothing yet: it is for the program for ICMP */
 	PARSED_FRAGMENT, /* nothing yet: it is for the program for fragments */
-	PARSED_LATER, /* nothing yet: it is for the program for the rest */
 	PARSED_MALFORMED, /* addresses only */
 	PARSED_UNSUPPORTED, /* addresses only: a fragment of SCTP, AH or ESP */
 	PARSED_OTHER, /* nothing */

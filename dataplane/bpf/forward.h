@@ -45,58 +45,49 @@ static __always_inline int translate(struct packet *p, struct flow *f, struct de
 	return p->kind == PACKET_RELATED ? quote_rewrite(p, f, d) : nat_rewrite(p, f, d);
 }
 
-/* Rewrites the packet for the way that it is to go. */
-static __always_inline int rewrite(struct packet *p, struct flow *f, struct decision *d)
+/* Rewrites the packet for the way that it is to go, be it a tunnel to a server. */
+static __always_inline int rewrite(struct packet *p, struct flow *f, struct decision *d, const struct server *s)
 {
 	if (d->forward == FORWARD_MASQ || d->forward == FORWARD_FULLNAT)
 		return translate(p, f, d);
 	if (d->forward == FORWARD_ROUTE)
 		return ttl_down(p, f);
-	struct server *s = bpf_map_lookup_elem(&servers, &d->server);
 	return s ? tunnel_send(p, f, s) : -1;
 }
 
-/* The server that the packet goes to through a tunnel, if it does. */
+/* The server that the packet goes to through a tunnel, or NULL if it does not; which is what the following ask for. */
 static __always_inline struct server *tunnel_of(struct decision *d)
 {
 	return d->forward == FORWARD_TUNNEL ? bpf_map_lookup_elem(&servers, &d->server) : NULL;
 }
 
 /* The bytes that the packet grows by. */
-static __always_inline __u32 overhead_of(struct decision *d)
+static __always_inline __u32 overhead_of(const struct server *s)
 {
-	struct server *s = tunnel_of(d);
-
 	return s ? tunnel_overhead(s, is_v4(s->addr)) : 0;
 }
 
 /* Whether the outer packet has a checksum for which the inner one's bytes have to be added up. */
-static __always_inline bool sums_bytes(struct flow *f, struct decision *d)
+static __always_inline bool sums_bytes(struct flow *f, const struct server *s)
 {
-	struct server *s = f->summed ? NULL : tunnel_of(d);
-
-	return s && tunnel_sums(s);
+	return s && !f->summed && tunnel_sums(s);
 }
 
 /* Whether the packet has to be cut up before it goes into a tunnel, because nobody could do it afterwards. */
-static __always_inline bool splits(struct packet *p, struct flow *f, struct decision *d)
+static __always_inline bool splits(struct packet *p, struct flow *f, const struct server *s)
 {
-	struct server *s = packet_is_gso(p) ? tunnel_of(d) : NULL;
-
-	return s && (f->protocol == IPPROTO_UDP || tunnel_sums(s));
+	return packet_is_gso(p) && s && (f->protocol == IPPROTO_UDP || tunnel_sums(s));
 }
 
 /* Whether the packet, once rewritten, is one that the kernel may fragment. An IPv6 packet on its way is fragmented by nobody. */
-static __always_inline bool fragments(struct flow *f, struct decision *d)
+static __always_inline bool fragments(struct flow *f, const struct server *s)
 {
-	struct server *s = tunnel_of(d);
-
 	return s ? f->family == FAMILY_IPV4 && tunnel_may_fragment(f) && is_v4(s->addr) : f->may_fragment;
 }
 
 static __always_inline int too_big(struct packet *p, struct flow *f, struct decision *d, __u32 mtu)
 {
-	struct icmp_error e = { 3, 4, 2, 0, mtu - overhead_of(d) };
+	struct icmp_error e = { 3, 4, 2, 0, mtu - overhead_of(tunnel_of(d)) };
 
 	/* the kernel tells a server, which knows the packet as it is; but not one that knows only us */
 	if (d->direction == DIRECTION_OUTPUT && d->forward != FORWARD_FULLNAT)
@@ -110,37 +101,27 @@ static __always_inline bool last_hop(struct flow *f)
 	return f->ttl <= 1 && !f->routed;
 }
 
-static __always_inline bool fits_in(struct packet *p, struct flow *f, struct decision *d, struct route *r)
+static __always_inline bool fits_in(struct packet *p, struct flow *f, const struct server *s, struct route *r)
 {
-	return !r->mtu || f->length + overhead_of(d) <= r->mtu || packet_is_gso(p);
+	return !r->mtu || f->length + overhead_of(s) <= r->mtu || packet_is_gso(p);
 }
 
 /* Whether the packet needs no more than a rewrite to be sent. */
 static __always_inline bool is_plain(struct packet *p, struct flow *f, struct decision *d, enum routed routed,
-				     struct route *r)
+				     struct route *r, const struct server *s)
 {
-	if (routed != ROUTED || last_hop(f) || !fits_in(p, f, d, r) || d->tell || sums_bytes(f, d) || splits(p, f, d))
+	if (routed != ROUTED || last_hop(f) || !fits_in(p, f, s, r) || d->tell || sums_bytes(f, s) || splits(p, f, s))
 		return false;
 	if (p->hook == HOOK_XDP)
 		return r->xdp != ROUTE_XDP_NONE;
 	return !packet_leaves(p) || d->direction != DIRECTION_OUTPUT;
 }
 
+/* The packet's connection has seen it. */
 static __always_inline void touch(struct flow *f, struct decision *d)
 {
-	__u32 at = d->at; /* Linux 6.1 takes no keys out of an argument */
-	struct conn *e = at == NO_LINE || f->quoted ? NULL : conn_at(at); /* an ICMP error moves nothing on */
-
-	if (e)
-		conn_touch(e, at, f, d->direction);
-}
-
-/* The same as a function that the verifier goes through once. */
-__noinline int touched(struct flow *f, struct decision *d)
-{
-	if (f && d)
-		touch(f, d);
-	return 0;
+	if (d->at != NO_LINE && !f->quoted) /* an ICMP error moves nothing on */
+		conn_move(d->at, f->protocol, f->event, f->opens, d->direction);
 }
 
 /* Counts a packet that goes on, for its server and, if that is wanted, for its connection. */
@@ -154,7 +135,7 @@ static __always_inline void count(struct decision *d, struct flow *f)
 /* The answer of a server that is the director itself: it is on its way. */
 static __always_inline int answer_here(struct packet *p, struct flow *f, struct decision *d)
 {
-	touched(f, d);
+	touch(f, d);
 	if (translate(p, f, d))
 		return drop(p, REASON_MALFORMED);
 	count(d, f);
@@ -178,28 +159,29 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 	bool output = d->direction == DIRECTION_OUTPUT;
 	if (output && packet_leaves(p))
 		return answer_here(p, f, d);
-	enum routed routed = route_to(p, d->src, d->dst, &r);
+	enum routed routed = route_to(p, d->src, d->dst, &r, now());
 
 	if (!r)
 		return packet_pass(p);
 	if (dry)
 		find_route(routed, r);
-	bool last = last_hop(f), fits = fits_in(p, f, d, r);
-	if (p->hook == HOOK_XDP && !is_plain(p, f, d, routed, r) && !(last && output)) {
+	struct server *s = tunnel_of(d);
+	bool last = last_hop(f), fits = fits_in(p, f, s, r);
+	if (p->hook == HOOK_XDP && !is_plain(p, f, d, routed, r, s) && !(last && output)) {
 		r->probe = routed == ROUTED_BY_KERNEL; /* as tc is to know */
 		return packet_pass(p);
 	}
-	if (splits(p, f, d)) {
+	if (splits(p, f, s)) {
 		int verdict = split(SKB(p), f);
 		return verdict == TC_ACT_REDIRECT ? verdict : drop(p, REASON_TOO_BIG);
 	}
-	touched(f, d);
+	touch(f, d);
 	if (last)
 		return output ? drop(p, REASON_TTL) : refuse(p, f, &time_exceeded, REASON_TTL);
 	if (routed == ROUTED_NOWHERE)
 		return output ? leave(p, REASON_NO_ROUTE) : refuse(p, f, &host_unreachable, REASON_NO_ROUTE);
 	bool big = routed != ROUTED_LOCALLY && !fits;
-	if (big && !fragments(f, d))
+	if (big && !fragments(f, s))
 		return too_big(p, f, d, r->mtu);
 	if (routed == ROUTED_LOCALLY && !output && d->forward == FORWARD_FULLNAT)
 		return drop(p, REASON_UNSUPPORTED); /* the kernel takes no packets from itself */
@@ -208,7 +190,7 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 		count(d, f);
 		return packet_pass(p);
 	}
-	if (rewrite(p, f, d))
+	if (rewrite(p, f, d, s))
 		return drop(p, REASON_MALFORMED);
 	if (big)
 		return leave(p, REASON_TOO_BIG); /* for the kernel to fragment it */
@@ -217,27 +199,32 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 	count(d, f);
 	if (routed == ROUTED_LOCALLY)
 		return output ? packet_to_client(p) : packet_pass(p);
-	if (routed == ROUTED_BY_KERNEL) {
+	if (p->hook == HOOK_TC && routed == ROUTED_BY_KERNEL) {
 		packet_done(p);
 		return route_send_by_kernel(r);
 	}
 	return send(p, r);
 }
 
-/* Rewrites and sends a packet that needs no more, or answers -1. */
-static __always_inline int forward_plain(struct packet *p, struct flow *f, struct decision *d)
+/* Rewrites and sends a packet of a connection with a server that needs no more, or says which program is to go on with it: UNPLAIN and enum rest. */
+enum { UNPLAIN = 1 << 8, UNPLAIN_PASS = UNPLAIN + RESTS };
+
+static __always_inline int forward_plain(struct packet *p, struct flow *f, struct decision *d, struct conn *e,
+					 const struct server *server, __u32 jiffies)
 {
+	const struct server *s = d->forward == FORWARD_TUNNEL ? server : NULL;
+	ANEW(s);
 	struct route *r = NULL;
-	enum routed routed = route_to(p, d->src, d->dst, &r);
+	enum routed routed = route_to(p, d->src, d->dst, &r, jiffies);
 
 	if (!r)
-		return -1;
-	if (!is_plain(p, f, d, routed, r)) {
+		return UNPLAIN + REST_USUAL;
+	if (!is_plain(p, f, d, routed, r, s)) {
 		r->probe = routed == ROUTED_BY_KERNEL; /* as the program for the rest is to know */
-		return -1;
+		return UNPLAIN + REST_USUAL;
 	}
-	touch(f, d);
-	if (rewrite(p, f, d))
+	conn_touch_lightly(e, d->at, f, d->direction, jiffies);
+	if (rewrite(p, f, d, s))
 		return drop(p, REASON_MALFORMED);
 	count(d, f);
 	return send(p, r);

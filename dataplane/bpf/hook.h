@@ -18,8 +18,8 @@ enum hook { HOOK_XDP, HOOK_TC };
 
 /* What a program is for. The verifier would otherwise go through all that can be together. */
 enum packet_kind {
-	PACKET_KNOWN, /* TCP and UDP of connections that are there */
-	PACKET_USUAL, /* all that are neither: */
+	PACKET_PLAIN, /* plain.h */
+	PACKET_USUAL, /* all that are neither plain nor: */
 	PACKET_RELATED, /* ICMP errors; tc only */
 	PACKET_FRAGMENT, /* tc only */
 	PACKET_RESET, /* those whose connection is to be reset; tc only */
@@ -29,17 +29,19 @@ struct packet {
 	void *ctx;
 	enum hook hook;
 	enum packet_kind kind;
-	bool *leaves; /* of tc: the packet has been routed, or is a local client's */
+	bool leaves; /* of tc: the packet has been routed, or is a local client's */
+	bool *left; /* the same where the program before this one knows it, else NULL */
 	void *data, *end;
 };
 
 #define XDP(p) ((struct xdp_md *)(p)->ctx)
 #define SKB(p) ((struct __sk_buff *)(p)->ctx)
 
-/* Whether the packet is on its way out. Read again each time, so that the verifier does not go through all that follows twice. */
+/* Whether the packet is on its way out. Where that is read it is read again each time, so that the verifier does not go through all that
+ * follows twice. */
 static __always_inline bool packet_leaves(struct packet *p)
 {
-	return p->hook == HOOK_TC && *(volatile bool *)p->leaves;
+	return p->hook == HOOK_TC && (p->left ? *(volatile bool *)p->left : p->leaves);
 }
 
 /* Reads the packet's bounds again, which every helper that may move it makes necessary. */
@@ -97,10 +99,9 @@ static __always_inline bool packet_is_ours(struct packet *p)
 		return SKB(p)->pkt_type == 0; /* PACKET_HOST */
 	__u32 ifindex = XDP(p)->ingress_ifindex;
 	struct mac *mac = bpf_map_lookup_elem(&macs, &ifindex);
-	__u16 *dst = p->data;
+	void *dst = p->data;
 
-	return mac && (void *)(dst + 3) <= p->end && dst[0] == mac->word[0] && dst[1] == mac->word[1] &&
-	       dst[2] == mac->word[2];
+	return mac && dst + ETH_ALEN <= p->end && *(__u32 *)dst == mac->first && *(__u16 *)(dst + 4) == mac->last;
 }
 
 /* Whether the kernel will cut the packet into ones of its own before it leaves. */

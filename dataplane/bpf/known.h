@@ -5,57 +5,57 @@
 #include "dead.h"
 #include "plan.h"
 
-static __always_inline __u32 ours_bit(const __u64 addr[2])
+static __always_inline __u32 ours_hash(const __u64 addr[2])
 {
-	return ((addr[0] ^ addr[1]) * 0x9e3779b97f4a7c15ULL) >> (64 - 15);
+	return ((addr[0] ^ addr[1]) * 0x9e3779b97f4a7c15ULL) >> (64 - OURS_SHIFT);
 }
 
-static __always_inline bool ours_has(const __u64 *words, const __u64 addr[2])
+/* What of ours an address may be: bits. */
+static __always_inline __u8 ours_kinds(const struct address_kinds *o, const __u64 addr[2])
 {
-	__u32 bit = ours_bit(addr);
-
-	return words[(bit / 64) & (OURS_WORDS - 1)] >> (bit & 63) & 1;
+	return ((const __u8 *)o->four)[ours_hash(addr)];
 }
 
-static __always_inline void ours_add(__u64 *words, const __u64 addr[2])
+static __always_inline void ours_add(struct address_kinds *o, const __u64 addr[2], enum ours_kind kind)
 {
-	__u32 bit = ours_bit(addr);
+	__u32 i = ours_hash(addr);
 
-	__sync_fetch_and_or(&words[(bit / 64) & (OURS_WORDS - 1)], 1ULL << (bit & 63));
+	__sync_fetch_and_or(&o->four[i / 4 & (OURS / 4 - 1)], (__u32)kind << i % 4 * 8);
 }
+
+/* The packet is marked; beside the bits of enum ours_kind. */
+enum { OURS_MARK = 8 };
 
 /* What a packet has to do with addresses of ours: bits. */
-enum { OURS_VIRTUAL = 1, OURS_SERVER = 2, OURS_LOCAL = 4, OURS_MARK = 8 };
-
 static __always_inline __u32 ours_of(struct flow *f)
 {
 	__u32 zero = 0;
-	struct address_bits *o = bpf_map_lookup_elem(&ours, &zero);
+	struct address_kinds *o = bpf_map_lookup_elem(&ours, &zero);
 
 	if (!o)
 		return 0;
-	return (ours_has(o->virtual, f->dst) ? OURS_VIRTUAL : 0) | (ours_has(o->local, f->dst) ? OURS_LOCAL : 0) |
-	       (ours_has(o->server, f->src) ? OURS_SERVER : 0) | (f->routed && f->mark ? OURS_MARK : 0);
+	return (ours_kinds(o, f->dst) & (OURS_VIRTUAL | OURS_LOCAL)) | (ours_kinds(o, f->src) & OURS_SERVER) |
+	       (f->routed && f->mark ? OURS_MARK : 0);
 }
 
-static __always_inline void key_from_client(struct plan *p, struct flow *f)
+static __always_inline struct home key_from_client(struct conn_key *k, struct flow *f)
 {
-	p->key.word = key_word(f->src_port, f->dst_port, f->protocol, CONN_PLAIN);
-	p->key.client[0] = f->src[0];
-	p->key.client[1] = f->src[1];
-	p->key.virtual[0] = f->dst[0];
-	p->key.virtual[1] = f->dst[1];
-	p->home = home_of(&p->key);
+	k->word = key_word(f->src_port, f->dst_port, f->protocol, CONN_PLAIN);
+	k->client[0] = f->src[0];
+	k->client[1] = f->src[1];
+	k->virtual[0] = f->dst[0];
+	k->virtual[1] = f->dst[1];
+	return home_of(k);
 }
 
-static __always_inline void key_from_server(struct plan *p, struct flow *f, enum conn_kind kind)
+static __always_inline struct home key_from_server(struct conn_key *k, struct flow *f, enum conn_kind kind)
 {
-	p->key.word = key_word(f->dst_port, f->src_port, f->protocol, kind);
-	p->key.client[0] = f->dst[0];
-	p->key.client[1] = f->dst[1];
-	p->key.virtual[0] = f->src[0];
-	p->key.virtual[1] = f->src[1];
-	p->home = home_of(&p->key);
+	k->word = key_word(f->dst_port, f->src_port, f->protocol, kind);
+	k->client[0] = f->dst[0];
+	k->client[1] = f->dst[1];
+	k->virtual[0] = f->src[0];
+	k->virtual[1] = f->src[1];
+	return home_of(k);
 }
 
 /* A packet to the server comes from a local address in FULLNAT, and has to tell the client's as long as the server has not heard it. */
@@ -72,13 +72,26 @@ static __always_inline bool decide_local(struct decision *d, struct flow *f, str
 	return true;
 }
 
+/* The packet goes where its connection goes: to the server, or to the client; or nowhere for a moment. */
+static __always_inline bool decide_way(struct decision *d, struct flow *f, struct conn *e, const struct server *server)
+{
+	if (d->direction == DIRECTION_OUTPUT) {
+		decide_source(d, e->virtual, e->virtual_port);
+		decide_destination(d, e->client, e->client_port);
+	} else {
+		decide_source(d, f->src, f->src_port);
+		if (d->forward == FORWARD_FULLNAT && !decide_local(d, f, e))
+			return false;
+		decide_destination(d, server->addr, conn_port(e, server));
+	}
+	return true;
+}
+
 /* The packet belongs to a connection, in a direction. */
 static __always_inline void decide_conn(struct decision *d, struct flow *f, struct conn *e, enum direction dir)
 {
-	__u32 slot = READ_ONCE(e->server);
+	__u32 slot = READ_ONCE(e->server), life = READ_ONCE(e->life);
 	struct server *server = bpf_map_lookup_elem(&servers, &slot);
-
-	__u32 life = READ_ONCE(e->life);
 	enum fate fate = FATE_GOES_ON;
 
 	d->direction = dir;
@@ -92,105 +105,110 @@ static __always_inline void decide_conn(struct decision *d, struct flow *f, stru
 	if (fate == FATE_DROPPED)
 		return;
 	d->server = fate == FATE_UNCOUNTED ? 0 : slot;
-	if (dir == DIRECTION_OUTPUT) {
-		decide_source(d, e->virtual, e->virtual_port);
-		decide_destination(d, e->client, e->client_port);
-	} else {
-		decide_source(d, f->src, f->src_port);
-		if (d->forward == FORWARD_FULLNAT && !decide_local(d, f, e))
-			return;
-		decide_destination(d, server->addr, conn_port(e, server));
-	}
-	d->reason = fate == FATE_RESET ? REASON_RESET : REASON_NONE;
+	if (!decide_way(d, f, e, server))
+		return;
 	d->outcome = fate == FATE_RESET ? OUTCOME_RESET : OUTCOME_FORWARD;
+	d->reason = fate == FATE_RESET ? REASON_RESET : REASON_NONE;
 }
 
-static __always_inline void decide_output(struct decision *d, struct flow *f, struct plan *p)
+/* The connection in a segment's line, if it is not past its time. */
+static __always_inline struct conn *find_live(struct decision *d, struct segment *s, __u32 segment, struct conn *e,
+					      __u32 jiffies)
 {
-	key_from_server(p, f, CONN_PLAIN);
-	struct home h = p->home;
-	struct segment *s = bpf_map_lookup_elem(&conns, &h.segment);
-	if (!s)
-		return;
-	struct conn *e = conn_find_answer(s, &p->key, h.line);
-	if (!e || conn_expired(e, now()))
-		return;
-	d->at = h.segment * SEGMENT_LINES + line_of(s, e);
-	decide_conn(d, f, e, DIRECTION_OUTPUT);
+	if (!e || conn_expired(e, jiffies))
+		return NULL;
+	d->at = segment * SEGMENT_LINES + line_of(s, e);
+	return e;
 }
 
-/* A packet to a local address of FULLNAT. */
-static __always_inline void decide_return(struct decision *d, struct flow *f, struct plan *p)
+/* Of a client's packet. Keeps the key where functions may read it. */
+static __always_inline struct conn *find_of_client(struct decision *d, struct flow *f, struct conn_key *kept,
+						   __u32 jiffies)
 {
-	key_from_server(p, f, CONN_RETURN);
-	struct home h = p->home;
+	struct conn_key k;
+	struct home h = key_from_client(&k, f);
+	struct segment *s = bpf_map_lookup_elem(&conns, &h.segment);
+
+	return s ? find_live(d, s, h.segment, conn_find_kept(s, &k, kept, h.line), jiffies) : NULL;
+}
+
+/* Of a server's packet, with NAT. */
+static __always_inline struct conn *find_of_server(struct decision *d, struct flow *f, struct conn_key *kept,
+						   __u32 jiffies)
+{
+	struct conn_key k;
+	struct home h = key_from_server(&k, f, CONN_PLAIN);
+	struct segment *s = bpf_map_lookup_elem(&conns, &h.segment);
+
+	return s ? find_live(d, s, h.segment, conn_find_answer_kept(s, &k, kept, h.line), jiffies) : NULL;
+}
+
+/* Of a packet to a local address of FULLNAT. */
+static __always_inline struct conn *find_of_return(struct decision *d, struct flow *f, struct conn_key *kept,
+						   __u32 jiffies)
+{
+	struct conn_key k;
+	struct home h = key_from_server(&k, f, CONN_RETURN);
 	struct segment *s = bpf_map_lookup_elem(&conns, &h.segment);
 	if (!s)
-		return;
-	struct conn *r = conn_find(s, &p->key, h.line);
+		return NULL;
+	struct conn *r = conn_find_kept(s, &k, kept, h.line);
 	if (!r)
-		return;
+		return NULL;
 	__u32 at = return_conn(h.segment * SEGMENT_LINES + line_of(s, r));
 	struct conn *e = at == NO_LINE ? NULL : conn_at(at);
 	if (!e) { /* for a moment the one is there without the other */
 		d->outcome = OUTCOME_DROP;
 		d->reason = REASON_TABLE_BUSY;
-		return;
+		return NULL;
 	}
-	if (conn_expired(e, now()))
-		return;
+	if (conn_expired(e, jiffies))
+		return NULL;
 	d->at = at;
-	decide_conn(d, f, e, DIRECTION_OUTPUT);
+	return e;
 }
 
-static __always_inline struct decision *decide_nothing(struct plan *p)
+static __always_inline void decide_nothing(struct decision *d)
 {
-	struct decision *d = &p->decision;
-
 	d->outcome = OUTCOME_PASS;
 	d->reason = REASON_NONE;
 	d->server = 0;
 	d->tell = 0;
 	d->at = NO_LINE;
-	return d;
 }
 
-/* A client's packet, unless it may begin something, or its connection may be over. */
-static __always_inline void known_input(struct decision *d, struct flow *f, struct plan *p)
+/* Decides about a packet of a connection's server: with NAT, or to a local address of FULLNAT. */
+static __always_inline void decide_answer(struct decision *d, struct flow *f, struct plan *p, enum conn_kind kind)
 {
-	key_from_client(p, f);
-	struct home h = p->home;
-	struct segment *s = bpf_map_lookup_elem(&conns, &h.segment);
-	if (!s || f->opens || (settings.expire_nodest_conn && !f->quoted))
-		return;
-	struct conn *e = conn_find(s, &p->key, h.line);
-	if (!e || conn_expired(e, now()))
-		return;
-	d->at = h.segment * SEGMENT_LINES + line_of(s, e);
-	decide_conn(d, f, e, DIRECTION_INPUT);
+	struct conn *e =
+		kind == CONN_RETURN ? find_of_return(d, f, &p->key, now()) : find_of_server(d, f, &p->key, now());
+	if (e)
+		decide_conn(d, f, e, DIRECTION_OUTPUT);
 }
 
-enum known {
-	KNOWN, /* the packet goes where its connection goes */
-	KNOWN_NOTHING, /* it has no connection, and nothing could give it one */
-	KNOWN_NOT, /* decide() has to tell; an ICMP error, which begins nothing, has been decided about */
-};
+/* The same as a function, in whose frame there is room for it. */
+__noinline int decide_output(struct flow *f, struct plan *p, enum conn_kind kind)
+{
+	if (f && p)
+		decide_answer(&p->decision, f, p, kind);
+	return 0;
+}
 
-/* What is known about a packet that has addresses of ours. */
-__noinline int known(struct flow *f, struct plan *p, __u32 of_ours)
+/* Decides about an ICMP error, which begins nothing. */
+__noinline int decide_related(struct flow *f, struct plan *p, __u32 of_ours)
 {
 	if (!f || !p)
-		return KNOWN_NOTHING;
-	struct decision *d = decide_nothing(p);
-	__u32 input = f->quoted ? OURS_VIRTUAL | OURS_MARK : OURS_VIRTUAL;
+		return OUTCOME_PASS;
+	struct decision *d = &p->decision;
+	decide_nothing(d);
 	if (of_ours & OURS_LOCAL)
-		decide_return(d, f, p);
-	if (!d->outcome && of_ours & input)
-		known_input(d, f, p);
-	if (!d->outcome && !d->reason && of_ours & OURS_SERVER && (of_ours == OURS_SERVER || f->quoted)) {
-		decide_output(d, f, p);
-		if (!d->outcome)
-			return KNOWN_NOTHING;
+		decide_answer(d, f, p, CONN_RETURN);
+	if (!d->outcome && of_ours & (OURS_VIRTUAL | OURS_MARK)) {
+		struct conn *e = find_of_client(d, f, &p->key, now());
+		if (e)
+			decide_conn(d, f, e, DIRECTION_INPUT);
 	}
-	return d->outcome == OUTCOME_FORWARD ? KNOWN : KNOWN_NOT;
+	if (!d->outcome && !d->reason && of_ours & OURS_SERVER)
+		decide_answer(d, f, p, CONN_PLAIN);
+	return d->outcome;
 }

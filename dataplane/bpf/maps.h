@@ -60,15 +60,14 @@ struct {
 enum { PLACES = 1 << 16, PLACES_A_SERVICE = 16 << 10, PLACE_IDLE = 360 };
 MAP(places, HASH, PLACES, BPF_F_NO_PREALLOC, struct place_key, struct place);
 
-/* A bit for every address that may be one of ours: VIPs, servers whose answers are rewritten, local addresses of FULLNAT.
- * Lets packets for nothing of ours pass before the connection table is asked. */
-enum { OURS_BITS = 1 << 15, OURS_WORDS = OURS_BITS / 64 };
-struct address_bits {
-	__u64 virtual[OURS_WORDS];
-	__u64 server[OURS_WORDS];
-	__u64 local[OURS_WORDS];
+/* A byte for every address, by a hash, with bits for what of ours it may be: a VIP, a server whose answers are rewritten, a local
+ * address of FULLNAT. Lets packets for nothing of ours pass before the connection table is asked. */
+enum { OURS_SHIFT = 15, OURS = 1 << OURS_SHIFT };
+enum ours_kind { OURS_VIRTUAL = 1, OURS_SERVER = 2, OURS_LOCAL = 4 };
+struct address_kinds {
+	__u32 four[OURS / 4]; /* bytes: bits are set four at a time, which is what processors can do */
 };
-MAP(ours, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct address_bits);
+MAP(ours, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct address_kinds);
 
 /* The connection table. */
 MAP(conns, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct segment);
@@ -99,7 +98,8 @@ MAP(asked, HASH, 4096, BPF_F_NO_PREALLOC, struct interface_name, struct asked); 
 /* An interface's MAC address, by its index, for XDP. */
 enum { MACS = 1 << 16 };
 struct mac {
-	__u16 word[3];
+	__u32 first;
+	__u16 last;
 	__u16 spare;
 };
 MAP(macs, ARRAY, MACS, 0, __u32, struct mac);
@@ -166,6 +166,9 @@ const volatile __u32 crc_shift[16] = {}; /* of CRC32c: what 1 << n bytes of zero
 
 /* A mask that clang does not see through. It would prove it needless, and leave the verifier without a bound. */
 #define BOUND(x, mask) asm volatile("%0 &= %1" : "+r"(x) : "i"(mask))
+
+/* Has clang look at a value anew. It would ask what the value follows from instead, which the verifier does not remember. */
+#define ANEW(x) asm volatile("" : "+r"(x))
 
 static __always_inline __u32 now(void)
 {

@@ -79,8 +79,6 @@ static __always_inline enum parsed parse_transport(struct packet *p, struct flow
 	f->summed = false;
 	if (f->fragment == FRAGMENT_LATER)
 		return PARSED_FLOW;
-	if (p->kind == PACKET_KNOWN && f->protocol != IPPROTO_TCP && f->protocol != IPPROTO_UDP)
-		return PARSED_LATER;
 	if (p->kind == PACKET_USUAL && f->protocol != IPPROTO_TCP && f->protocol != IPPROTO_UDP)
 		return parse_other(p, f, left);
 	BOUND(at, HEADERS_MASK); /* offsets have grown in steps that the verifier forgets */

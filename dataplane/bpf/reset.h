@@ -128,13 +128,13 @@ static __always_inline int reset_forward(struct packet *p, struct flow *f, struc
 
 	if (output && packet_leaves(p))
 		return answer_here(p, f, d);
-	enum routed routed = route_to(p, d->src, d->dst, &r);
-	touched(f, d);
+	enum routed routed = route_to(p, d->src, d->dst, &r, now());
+	touch(f, d);
 	if (!r || routed == ROUTED_NOWHERE || last_hop(f) ||
 	    (routed == ROUTED_LOCALLY && !output && d->forward == FORWARD_FULLNAT))
 		return packet_drop(p);
 	bool here = routed == ROUTED_LOCALLY && !output && d->forward != FORWARD_MASQ;
-	if (!here && rewrite(p, f, d))
+	if (!here && rewrite(p, f, d, tunnel_of(d)))
 		return packet_drop(p);
 	if (d->server)
 		count_packet(d->server, d->direction, f->length);

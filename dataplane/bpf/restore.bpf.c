@@ -164,10 +164,10 @@ static __always_inline void restore_account(struct restored *r, __u32 at)
 static __always_inline void restore_ours(const __u64 addr[2])
 {
 	__u32 zero = 0;
-	struct address_bits *o = bpf_map_lookup_elem(&ours, &zero);
+	struct address_kinds *o = bpf_map_lookup_elem(&ours, &zero);
 
-	if (o && !ours_has(o->virtual, addr))
-		ours_add(o->virtual, addr);
+	if (o && !(ours_kinds(o, addr) & OURS_VIRTUAL))
+		ours_add(o, addr, OURS_VIRTUAL);
 }
 
 static __noinline int restore_conn(struct restored *r)

@@ -106,21 +106,29 @@ static __noinline int route_send_by_kernel(struct route *r)
 	return bpf_redirect_neigh(r->ifindex, &to, sizeof(to), 0);
 }
 
-static __always_inline enum routed route_to(struct packet *p, const __u64 *src, const __u64 *dst, struct route **line)
+/* The same, of copies: what a function may point to cannot be kept in registers. */
+static __always_inline enum routed route_find(void *ctx, const __u64 *src, const __u64 *dst, struct route *r)
+{
+	__u64 from[2] = { src[0], src[1] }, to[2] = { dst[0], dst[1] };
+
+	return route_ask(ctx, from, to, r);
+}
+
+static __always_inline enum routed route_to(struct packet *p, const __u64 *src, const __u64 *dst, struct route **line,
+					    __u32 jiffies)
 {
 	struct route *r = route_line(dst);
-	__u32 jiffies = now();
 
 	if (!r)
 		return ROUTED_NOWHERE;
 	*line = r;
 	if (r->how == ROUTE_NONE || jiffies - r->checked >= hz || r->dst[0] != dst[0] || r->dst[1] != dst[1])
-		return route_ask(p->ctx, src, dst, r);
+		return p->kind == PACKET_PLAIN ? route_find(p->ctx, src, dst, r) : route_ask(p->ctx, src, dst, r);
 	if (r->how != ROUTE_LINK)
 		return ROUTED_LOCALLY;
 	if (!r->probe)
 		return ROUTED;
-	if (p->kind != PACKET_KNOWN)
+	if (p->kind != PACKET_PLAIN)
 		r->probe = 0; /* this one goes by the kernel, or nowhere */
 	return ROUTED_BY_KERNEL;
 }

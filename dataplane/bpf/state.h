@@ -6,8 +6,8 @@
 /* By which rules connections of a protocol go. */
 static __always_inline __u32 machine_of(__u8 protocol)
 {
-	if (protocol == IPPROTO_TCP)
-		return settings.secure_tcp >= DEFENCE_ON ? MACHINE_TCP_SECURE : MACHINE_TCP;
+	if (protocol == IPPROTO_TCP) /* MACHINE_TCP_SECURE where the defence is on, DEFENCE_ON or DEFENCE_ALWAYS */
+		return MACHINE_TCP + (settings.secure_tcp >> 1 & 1);
 	return protocol == IPPROTO_SCTP ? MACHINE_SCTP : MACHINE_STATELESS;
 }
 
@@ -67,7 +67,7 @@ static __always_inline __u32 life_next(__u32 life, __u32 machine, struct flow *f
 
 /* A packet was seen by the connection in a line of the whole table. Both directions may come at once on two CPUs, and the end
  * as well: each change is exactly one CPU's. */
-static __always_inline void conn_touch(struct conn *e, __u32 at, struct flow *f, enum direction dir)
+static __always_inline void conn_touch(struct conn *e, __u32 at, struct flow *f, enum direction dir, __u32 jiffies)
 {
 	__u32 seen = READ_ONCE(e->expires), life = READ_ONCE(e->life), next = life;
 	__u32 machine = machine_of(f->protocol);
@@ -91,7 +91,31 @@ static __always_inline void conn_touch(struct conn *e, __u32 at, struct flow *f,
 		}
 		next = life = was;
 	}
-	conn_renew(e, seen, now() + timeout_by(machine, next & LIFE_STATE));
+	conn_renew(e, seen, jiffies + timeout_by(machine, next & LIFE_STATE));
+}
+
+/* The same as a function that the verifier goes through once, of what conn_touch asks for of a packet. */
+__noinline int conn_move(__u32 at, __u32 protocol, __u32 event, __u32 opens, __u32 dir)
+{
+	struct flow f = { .protocol = protocol, .event = event, .opens = opens };
+	struct conn *e = conn_at(at);
+
+	if (e)
+		conn_touch(e, at, &f, dir, now());
+	return 0;
+}
+
+/* The same for a packet that most likely leaves the state as it is, of a connection that is there. */
+static __always_inline void conn_touch_lightly(struct conn *e, __u32 at, struct flow *f, enum direction dir,
+					       __u32 jiffies)
+{
+	__u32 seen = READ_ONCE(e->expires), life = READ_ONCE(e->life);
+	__u32 machine = machine_of(f->protocol);
+
+	if (life & LIFE_ENDED || life_next(life, machine, f, dir) != life)
+		conn_move(at, f->protocol, f->event, f->opens, dir);
+	else
+		conn_renew(e, seen, jiffies + timeout_by(machine, life & LIFE_STATE));
 }
 
 /* Takes the return entry of a FULLNAT connection out of a line of the whole table, which frees its local port. */

@@ -71,6 +71,8 @@ __noinline int scan_slowly(struct segment *s, struct conn_key *k, __u32 line)
 
 static __always_inline struct conn *find_slowly(struct segment *s, struct conn_key *k, __u32 line)
 {
+	struct conn_key *kept = k;
+
 	FIND(holds_slowly, scan_slowly);
 }
 
@@ -168,7 +170,7 @@ static __always_inline void try_touch(struct worker *w, struct conn *e)
 {
 	struct flow f = { .protocol = IPPROTO_TCP, .event = tcp_event(w->random >> 48) };
 
-	conn_touch(e, 0, &f, DIRECTION_INPUT);
+	conn_touch(e, 0, &f, DIRECTION_INPUT, now());
 }
 
 static long stress_step(__u32 n, struct worker **of)
