@@ -101,13 +101,18 @@ func (in *instance) apply(records []*record, again bool) error {
 	if err := a.openMaps(); err != nil {
 		return err
 	}
+	var changes []change
 	for _, r := range records {
-		if err := a.one(r); err != nil {
-			id, _ := fromService(&r.service)
-			return fmt.Errorf("%v: %w", id, err)
-		}
+		changes = append(changes, func(made func(swap) error) error {
+			err := a.one(r, made)
+			if err != nil {
+				id, _ := fromService(&r.service)
+				err = fmt.Errorf("%v: %w", id, err)
+			}
+			return err
+		})
 	}
-	return nil
+	return inStep(changes)
 }
 
 // cut is called after each step of a change, for a test to end it there.
@@ -138,13 +143,13 @@ func (a *applying) openMaps() (err error) {
 	return err
 }
 
-func (a *applying) one(r *record) error {
+func (a *applying) one(r *record, made func(swap) error) error {
 	if r.shared() {
-		return a.swapLocals(poolOf(r.service.Key.Family, 0, false), r.locals)
+		return a.swapLocals(poolOf(r.service.Key.Family, 0, false), r.locals, made)
 	}
 	slot := a.slots[r.service.Key]
 	if r.gone() {
-		return a.removeService(slot)
+		return a.removeService(slot, made)
 	}
 	fresh := slot == 0 || a.services[slot].Use != bpfSlotUseSLOT_LIVE
 	if slot == 0 {
@@ -160,19 +165,25 @@ func (a *applying) one(r *record) error {
 			return err
 		}
 	}
+	added := s.Added
+	if fresh {
+		a.added++
+		added = a.added
+	}
 	if len(r.locals) > 0 {
-		if err := a.swapLocals(poolOf(0, slot, true), r.locals); err != nil {
+		if err := a.swapLocals(poolOf(0, slot, true), r.locals, made); err != nil {
 			return err
 		}
 	}
 	a.writeService(slot, r, members, fresh)
+	s.Added = added
 	cut()
 	order, err := a.writeServers(slot, r.servers, members)
 	if err != nil {
 		return err
 	}
 	markOurs(&a.ours[0], s.Key.Addr, oursVirtual)
-	if err := a.seat(slot, before, order, r.servers, fresh, oldScheduler != s.Scheduler); err != nil {
+	if err := a.seat(slot, before, order, r.servers, fresh, oldScheduler != s.Scheduler, made); err != nil {
 		return err
 	}
 	cut()
@@ -228,11 +239,9 @@ func (a *applying) freeServer() uint32 {
 func (a *applying) writeService(slot uint32, r *record, members []uint32, fresh bool) {
 	s, c := &a.services[slot], &r.service
 	if fresh {
-		a.added++
 		if s.Use == bpfSlotUseSLOT_FREE {
 			*s = bpfService{Key: c.Key}
 		}
-		s.Added = a.added
 		a.rates.services[slot].restart()
 		var sum lvs.Stats
 		for _, i := range members {
@@ -329,16 +338,17 @@ func (in *instance) link(s *bpfService, all []uint32) {
 	s.First = next
 }
 
-func (a *applying) removeService(slot uint32) error {
+func (a *applying) removeService(slot uint32, made func(swap) error) error {
 	if slot == 0 {
 		return nil
 	}
 	s := &a.services[slot]
-	for _, remove := range []func() error{
-		func() error { return a.keys.Delete(s.Key) }, func() error { return a.lists.Delete(slot) },
-		func() error { return a.pools.Delete(poolOf(0, slot, true)) },
-	} {
-		if err := remove(); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	if err := a.keys.Delete(s.Key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return err
+	}
+	cut()
+	for _, gone := range []swap{{of: a.lists, at: slot}, {of: a.pools, at: poolOf(0, slot, true)}} {
+		if err := made(gone); err != nil {
 			return err
 		}
 		cut()

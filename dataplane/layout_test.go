@@ -228,7 +228,7 @@ func TestUpgradeToAnotherLayoutCutAnywhere(t *testing.T) {
 	w.mustFill()
 	before := w.known()
 	done := 0
-	for n := 1; ; n *= 2 {
+	for n := 1; ; n += n/2 + 1 {
 		w.mustBecome([]step{toFormer}, formerSizes)
 		steps = fromFormer
 		was, err := cutAfter(n, func() error { _, err := w.Upgrade(false); return err })

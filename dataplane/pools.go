@@ -103,7 +103,7 @@ func (in *instance) diffShared(t *lvs.Table) (records []*record, err error) {
 }
 
 // swapLocals puts a pool in force. Addresses are marked as ours first.
-func (a *applying) swapLocals(pool uint32, locals []bpfLocal) error {
+func (a *applying) swapLocals(pool uint32, locals []bpfLocal, made func(swap) error) error {
 	for _, l := range locals {
 		markOurs(&a.ours[0], l.Addr, oursLocal)
 	}
@@ -112,7 +112,7 @@ func (a *applying) swapLocals(pool uint32, locals []bpfLocal) error {
 		return fmt.Errorf("local addresses: %w", err)
 	}
 	defer m.Close()
-	if err := a.pools.Put(pool, m); err != nil {
+	if err := made(swap{a.pools, pool, m}); err != nil {
 		return fmt.Errorf("local addresses: %w", err)
 	}
 	cut()

@@ -124,31 +124,28 @@ func convertArray(to, from *ebpf.Map, all []conversion) error {
 
 // convertLists makes a map of maps anew.
 func convertLists(to, from *ebpf.Map, inner *ebpf.MapSpec, all []conversion) error {
+	var changes []change
 	for i := range min(from.MaxEntries(), to.MaxEntries()) {
-		var list *ebpf.Map
-		if err := from.Lookup(i, &list); errors.Is(err, ebpf.ErrKeyNotExist) {
-			continue
-		} else if err != nil {
-			return err
-		}
-		if err := convertList(to, i, list, inner, all); err != nil {
-			return err
-		}
+		changes = append(changes, func(made func(swap) error) error {
+			var list *ebpf.Map
+			if err := from.Lookup(i, &list); errors.Is(err, ebpf.ErrKeyNotExist) {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			defer list.Close()
+			spec := inner.Copy()
+			spec.MaxEntries = list.MaxEntries()
+			converted, err := ebpf.NewMap(spec)
+			if err != nil {
+				return err
+			}
+			defer converted.Close()
+			if err := convertArray(converted, list, all); err != nil {
+				return err
+			}
+			return made(swap{to, i, converted})
+		})
 	}
-	return nil
-}
-
-func convertList(to *ebpf.Map, i uint32, list *ebpf.Map, inner *ebpf.MapSpec, all []conversion) error {
-	defer list.Close()
-	spec := inner.Copy()
-	spec.MaxEntries = list.MaxEntries()
-	made, err := ebpf.NewMap(spec)
-	if err != nil {
-		return err
-	}
-	defer made.Close()
-	if err := convertArray(made, list, all); err != nil {
-		return err
-	}
-	return to.Put(i, made)
+	return inStep(changes)
 }

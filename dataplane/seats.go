@@ -29,7 +29,7 @@ func (a *applying) seated(members []uint32) (list []sched.Server) {
 }
 
 // seat swaps a service's list for the one in order, unless it is the same and nothing was edited.
-func (a *applying) seat(slot uint32, before []sched.Server, order []uint32, want []bpfServer, fresh, newScheduler bool) error {
+func (a *applying) seat(slot uint32, before []sched.Server, order []uint32, want []bpfServer, fresh, newScheduler bool, made func(swap) error) error {
 	after := make([]sched.Server, len(order))
 	edited := len(before) != len(after)
 	for n, i := range order {
@@ -50,7 +50,12 @@ func (a *applying) seat(slot uint32, before []sched.Server, order []uint32, want
 		head.Weight, head.Next = old.Weight, old.Next
 	}
 	a.moveCursor(slot, &head, before, after, fresh, newScheduler)
-	return a.swap(slot, head, order, tableOf(schedulers[a.services[slot].Scheduler], after))
+	list, err := a.listOf(slot, head, order, tableOf(schedulers[a.services[slot].Scheduler], after))
+	if err != nil {
+		return fmt.Errorf("list of servers: %w", err)
+	}
+	defer list.Close()
+	return made(swap{a.lists, slot, list})
 }
 
 // tableOf is the table of a scheduler that has one: an index into the servers for each slot of the hash.
@@ -112,7 +117,7 @@ func (a *applying) head(slot uint32) (head bpfSeat, err error) {
 	return head, list.Lookup(uint32(0), &head)
 }
 
-func (a *applying) swap(slot uint32, head bpfSeat, order []uint32, table []uint16) error {
+func (a *applying) listOf(slot uint32, head bpfSeat, order []uint32, table []uint16) (*ebpf.Map, error) {
 	head.Table = uint16(len(table))
 	seats := []bpfSeat{head}
 	for _, i := range order {
@@ -131,12 +136,7 @@ func (a *applying) swap(slot uint32, head bpfSeat, order []uint32, table []uint1
 		}
 		seats = append(seats, *(*bpfSeat)(unsafe.Pointer(&entries)))
 	}
-	list, err := aside("seats", seats)
-	if err != nil {
-		return fmt.Errorf("list of servers: %w", err)
-	}
-	defer list.Close()
-	return a.lists.Put(slot, list)
+	return aside("seats", seats)
 }
 
 // byLoad says whether a scheduler asks for the least loaded server.
