@@ -21,6 +21,7 @@ format: ## bring the sources into their form
 check: ## judge the sources without running them
 	@files=$$(gofmt -l .); test -z "$$files" || { echo "gofmt would change: $$files"; exit 1; }
 	$(GO) vet ./... && $(TOOL) staticcheck ./...
+	cd tools && $(GO) vet ./... && $(GO) test ./...
 	$(CLANG_FORMAT) --dry-run -Werror $(wildcard */bpf/*.[ch])
 
 test: ## run all tests; as root those that need namespaces and eBPF, too
@@ -33,8 +34,10 @@ race: ## run all tests under Go's race detector (needs cgo, and time)
 lab: build ## watch the director at work (as root)
 	build/director lab nat
 
-bench: ## measure
-	$(GO) test -run='^$$' -bench=. ./...
+bench: build ## measure, as root and with nothing else running: docs/figures.md, docs/figures.svg
+	$(GO) test -run='^$$' -bench=. -timeout 30m ./... | tee build/bench.txt
+	@! grep -q '^FAIL' build/bench.txt
+	cd tools && $(GO) run ./figures ../docs/figures.md ../docs/figures.svg <../build/bench.txt
 
 SHARE = $(DESTDIR)$(PREFIX)/share
 UNITS = $(DESTDIR)$(PREFIX)/lib/systemd/system

@@ -170,8 +170,8 @@ func (a again) mustLookup(b *testing.B, kind ebpf.ProgramType) *ebpf.Program {
 }
 
 // mustExact keeps exact connections in a BPF hash map, as a program would that has nothing but that: it finds the
-// connection of an IPv4 packet by addresses and ports, and notes the time and the packet in it.
-func (a again) mustExact(b *testing.B, kind ebpf.ProgramType) *ebpf.Program {
+// connection of an IPv4 packet by addresses and ports, and notes the time and the packet in it. Then it returns, or does what is said.
+func (a again) mustExact(b *testing.B, kind ebpf.ProgramType, then ...asm.Instruction) *ebpf.Program {
 	m := mustMap(b, &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 16, ValueSize: 56, MaxEntries: a.clients})
 	for n := range a.clients {
 		key := make([]byte, 16)
@@ -183,9 +183,11 @@ func (a again) mustExact(b *testing.B, kind ebpf.ProgramType) *ebpf.Program {
 	for i := range int16(3) {
 		ins = append(ins, asm.LoadMem(asm.R3, asm.R2, 26+4*i, asm.Word), asm.StoreMem(asm.RFP, 4*i-16, asm.R3, asm.Word))
 	}
-	return mustAssemble(b, kind, append(ins, found(m, kind,
+	note := asm.Instructions{
 		asm.Mov.Reg(asm.R7, asm.R0), asm.FnJiffies64.Call(), asm.StoreMem(asm.R7, 0, asm.R0, asm.DWord),
-		asm.LoadMem(asm.R1, asm.R7, 8, asm.DWord), asm.Add.Imm(asm.R1, 1), asm.StoreMem(asm.R7, 8, asm.R1, asm.DWord))...))
+		asm.LoadMem(asm.R1, asm.R7, 8, asm.DWord), asm.Add.Imm(asm.R1, 1), asm.StoreMem(asm.R7, 8, asm.R1, asm.DWord),
+	}
+	return mustAssemble(b, kind, append(ins, found(m, kind, append(note, then...)...)...))
 }
 
 // mustStay lets benchmarks below b run where b does: in its network namespace, and on its CPU.
@@ -224,25 +226,38 @@ func threadTime(b *testing.B) int64 {
 	return ts.Nano()
 }
 
-// race has a program and what it is compared with run in turn, and reports medians: ns is the program alone, without what makes
-// the packet; the others are compared with in the same way.
+// race has a program and what it is compared with run in turn, on packets that are made anew.
 func race(b *testing.B, program *ebpf.Program, bare *ebpf.Program, beside map[string]*ebpf.Program, from netlink.Link, frame []byte) {
 	b.Helper()
-	var own []float64
+	var floor, own []float64
 	others := map[string][]float64{}
 	for b.Loop() {
-		floor := spend(b, bare, from, frame, runs)
-		own = append(own, spend(b, program, from, frame, runs)-floor)
+		floor = append(floor, spend(b, bare, from, frame, runs))
+		own = append(own, spend(b, program, from, frame, runs))
 		for name, p := range beside {
-			others[name] = append(others[name], spend(b, p, from, frame, runs)-floor)
+			others[name] = append(others[name], spend(b, p, from, frame, runs))
 		}
 	}
+	report(b, floor, own, others)
+}
+
+// report gives medians of what was measured in turn: ns is the program alone, without the floor, which is all there is beside it; the
+// others are compared with in the same way.
+func report(b *testing.B, floor, own []float64, others map[string][]float64) {
+	b.Helper()
+	alone := func(all []float64) (net []float64) {
+		for i := range all {
+			net = append(net, all[i]-floor[i])
+		}
+		return net
+	}
+	net := alone(own)
 	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(quantile(own, 0.5), "ns")
-	b.ReportMetric((quantile(own, 0.75)-quantile(own, 0.25))/2, "±ns")
+	b.ReportMetric(quantile(net, 0.5), "ns")
+	b.ReportMetric((quantile(net, 0.75)-quantile(net, 0.25))/2, "±ns")
 	for name, other := range others {
-		b.ReportMetric(quantile(other, 0.5), name+"-ns")
-		b.ReportMetric(quantile(own, 0.5)/quantile(other, 0.5), "x-"+name)
+		b.ReportMetric(quantile(alone(other), 0.5), name+"-ns")
+		b.ReportMetric(quantile(net, 0.5)/quantile(alone(other), 0.5), "x-"+name)
 	}
 }
 

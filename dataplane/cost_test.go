@@ -131,9 +131,9 @@ func (w *world) checkCarried(b *testing.B, before, want uint64) {
 }
 
 // BenchmarkManyConnections is what a packet costs of any of so many connections, in turn by chance: what memory costs. Beside it runs
-// a program that keeps exact connections in a BPF hash map.
+// a program that keeps exact connections in a BPF hash map. Both are measured alone, and in a chain of hosts.
 func BenchmarkManyConnections(b *testing.B) {
-	for _, name := range []string{"DR/IPv4", "NAT-in/IPv4"} {
+	for _, name := range []string{"DR/IPv4", "TUN/IPv4", "NAT-in/IPv4"} {
 		b.Run(name, func(b *testing.B) {
 			const most = 1 << 20 // at a fill of two thirds
 			w := mustWorld(b, Sizes{Conns: most * 9 / 8, Services: 64, Servers: 256}, withKernelClock)
@@ -143,15 +143,28 @@ func BenchmarkManyConnections(b *testing.B) {
 			all := w.mustKnow()
 			k := all[slices.IndexFunc(all, func(k known) bool { return k.name == name })]
 			for _, clients := range []uint32{1 << 14, 1 << 18, most} {
-				b.Run(fmt.Sprint(clients), func(b *testing.B) {
+				a, begun := again{k.frame, anyClient, clients}, false
+				begin := func(b *testing.B) {
 					enter(b)
 					for _, frame := range [][]byte{opening(k.frame), k.frame} {
-						spend(b, again{frame, nextClient, clients}.mustAgain(b, w.xdp), k.from, frame, int(clients))
+						if !begun {
+							spend(b, again{frame, nextClient, clients}.mustAgain(b, w.xdp), k.from, frame, int(clients))
+						}
 					}
-					a, before := again{k.frame, anyClient, clients}, w.packets(b)
+					begun = true
+				}
+				b.Run(fmt.Sprint(clients, "/alone"), func(b *testing.B) {
+					begin(b)
+					before := w.packets(b)
 					race(b, a.mustAgain(b, w.xdp), a.mustAgain(b, mustBare(b, ebpf.XDP)),
 						map[string]*ebpf.Program{"exact": a.mustAgain(b, a.mustExact(b, ebpf.XDP))}, k.from, k.frame)
 					w.checkCarried(b, before, uint64(b.N*runs))
+				})
+				b.Run(fmt.Sprint(clients, "/chain"), func(b *testing.B) {
+					begin(b)
+					c, before := w.mustChain(b), w.packets(b)
+					c.race(b, a)
+					w.checkCarried(b, before, uint64(b.N*(runs+runs/10)))
 				})
 			}
 		})
