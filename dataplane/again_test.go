@@ -193,13 +193,22 @@ func (a again) mustExact(b *testing.B, kind ebpf.ProgramType, then ...asm.Instru
 // mustStay lets benchmarks below b run where b does: in its network namespace, and on its CPU.
 func mustStay(b *testing.B) (enter func(*testing.B)) {
 	b.Helper()
+	enterOn := mustStayOn(b)
+	return func(b *testing.B) { must(b, enterOn(0)) }
+}
+
+// mustStayOn lets threads be in b's network namespace, each on a CPU.
+func mustStayOn(b *testing.B) (enter func(cpu int) error) {
+	b.Helper()
 	ns, err := os.Open("/proc/thread-self/ns/net")
 	must(b, err)
 	b.Cleanup(func() { ns.Close() })
-	return func(b *testing.B) {
+	return func(cpu int) error {
 		runtime.LockOSThread() // never unlocked, as in mustNamespace
-		must(b, unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET))
-		must(b, pin(0))
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		return pin(cpu)
 	}
 }
 

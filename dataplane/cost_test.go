@@ -5,7 +5,9 @@ package dataplane
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -166,6 +168,65 @@ func BenchmarkManyConnections(b *testing.B) {
 					c.race(b, a)
 					w.checkCarried(b, before, uint64(b.N*(runs+runs/10)))
 				})
+			}
+		})
+	}
+}
+
+// BenchmarkTwoCores is how many times as much two CPUs carry as one of them, each packets of clients of its own. Beside it a program that
+// shares nothing does the same, which is what the machine has to give.
+func BenchmarkTwoCores(b *testing.B) {
+	if runtime.NumCPU() < 2 {
+		b.Skip("there is one CPU")
+	}
+	const clients = 1 << 13
+	for _, name := range []string{"DR/IPv4", "NAT-in/IPv4"} {
+		b.Run(name, func(b *testing.B) {
+			w := mustWorld(b, Sizes{Conns: 1 << 16, Services: 64, Servers: 256}, withKernelClock)
+			w.settings.DropEntry = 0 // as above
+			w.setClock(w.settings.Now)
+			enter := mustStayOn(b)
+			must(b, enter(0))
+			all := w.mustKnow()
+			k := all[slices.IndexFunc(all, func(k known) bool { return k.name == name })]
+			programs := map[string][]*ebpf.Program{}
+			frames := [][]byte{k.frame, slices.Clone(k.frame)}
+			frames[1][27] ^= 1 // a client of another network
+			for cpu, frame := range frames {
+				must(b, pin(cpu))
+				for range 2 { // each has routes of its own, and the kernel verifies the neighbour
+					w.run(w.tc, k.from, opening(frame))
+				}
+				for _, f := range [][]byte{opening(frame), frame} {
+					spend(b, again{f, nextClient, clients}.mustAgain(b, w.xdp), k.from, f, clients)
+				}
+				a := again{frame, nextClient, clients}
+				programs["x-cores"] = append(programs["x-cores"], a.mustAgain(b, w.xdp))
+				programs["bare-x-cores"] = append(programs["bare-x-cores"], a.mustAgain(b, mustBare(b, ebpf.XDP)))
+			}
+			must(b, pin(0))
+			scale := map[string][]float64{}
+			for b.Loop() {
+				for name, p := range programs {
+					alone := spend(b, p[0], k.from, frames[0], 10*runs)
+					took := make([]float64, len(p))
+					var going sync.WaitGroup
+					for cpu := range p {
+						going.Go(func() {
+							if err := enter(cpu); err != nil {
+								b.Error(err)
+								return
+							}
+							took[cpu] = spend(b, p[cpu], k.from, frames[cpu], 10*runs)
+						})
+					}
+					going.Wait()
+					scale[name] = append(scale[name], alone/took[0]+alone/took[1])
+				}
+			}
+			b.ReportMetric(0, "ns/op")
+			for name, all := range scale {
+				b.ReportMetric(quantile(all, 0.5), name)
 			}
 		})
 	}
