@@ -207,7 +207,7 @@ type instance struct {
 	dir    string
 	lock   place.Lock
 	pinned map[string]*ebpf.Map
-	mapped [][]byte
+	mapped map[string][]byte // shared with the kernel, by the maps' names
 
 	services []bpfService
 	servers  []bpfServer
@@ -327,11 +327,17 @@ func mapped[T any](in *instance, name string) ([]T, error) {
 		return nil, pinError(name, fmt.Errorf("its entries have %d bytes, and should have %d", m.ValueSize(), unsafe.Sizeof(one)))
 	}
 	n := int(m.MaxEntries())
-	b, err := unix.Mmap(m.FD(), 0, n*int(m.ValueSize()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		return nil, fmt.Errorf("map %s into memory: %w", name, err)
+	b := in.mapped[name]
+	if b == nil {
+		b, err = unix.Mmap(m.FD(), 0, n*int(m.ValueSize()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err != nil {
+			return nil, fmt.Errorf("map %s into memory: %w", name, err)
+		}
+		if in.mapped == nil {
+			in.mapped = map[string][]byte{}
+		}
+		in.mapped[name] = b
 	}
-	in.mapped = append(in.mapped, b)
 	return unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(b))), n), nil
 }
 
