@@ -107,6 +107,19 @@ func BenchmarkKnownConnection(b *testing.B) {
 				w.checkCarried(b, before, uint64(b.N*runs))
 			})
 		}
+		b.Run(hook+"/nothing of ours/IPv4", func(b *testing.B) {
+			enter(b)
+			along := path{lvs.TCP, tcp4.client, netip.MustParseAddrPort("203.0.113.77:80"), tcp4.server}
+			a := again{frame: along.in("A").frame(b)}
+			own, bare := a.mustAgain(b, program), a.mustAgain(b, mustBare(b, program.Type()))
+			left := map[ebpf.ProgramType]uint32{ebpf.XDP: xdpPassed, ebpf.SchedCLS: tcUnspec}[program.Type()]
+			var floor, took []float64
+			for b.Loop() {
+				floor = append(floor, spend(b, bare, w.clients, a.frame, runs))
+				took = append(took, spendFor(b, own, left, w.clients, a.frame, runs))
+			}
+			report(b, floor, took, nil)
+		})
 	}
 }
 

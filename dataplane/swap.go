@@ -20,7 +20,7 @@ type swap struct {
 }
 
 // swapsAtOnce is the most that are asked for together: each has a map open, and a thread to wait in.
-const swapsAtOnce = 256
+const swapsAtOnce = 128
 
 func (s swap) do() error {
 	if s.to != nil {
