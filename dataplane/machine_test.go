@@ -20,6 +20,7 @@ type machine struct {
 	in        *instance
 	programs  map[string]asm.Instructions
 	maps      map[string]*ebpf.MapSpec
+	inner     map[string]*ebpf.Map // those that others hold
 	cpu       uint64
 	memory    []area
 	values    map[string]uint64 // addresses of map values, by map and index
@@ -48,7 +49,7 @@ func newMachine(t testing.TB, in *instance, cpu int) *machine {
 	c, err := spec(small)
 	must(t, err)
 	must(t, in.takeConstants(c))
-	m := &machine{t: t, in: in, programs: map[string]asm.Instructions{}, maps: c.Maps, cpu: uint64(cpu), memory: []area{{name: "null"}}, values: map[string]uint64{},
+	m := &machine{t: t, in: in, programs: map[string]asm.Instructions{}, maps: c.Maps, inner: map[string]*ebpf.Map{}, cpu: uint64(cpu), memory: []area{{name: "null"}}, values: map[string]uint64{},
 		helpers: map[asm.BuiltinFunc]int{}, lines: map[string]map[uint64]bool{}}
 	for name, p := range c.Programs {
 		m.programs[name] = p.Instructions
@@ -99,15 +100,29 @@ func (m *machine) value(name string, key []byte) uint64 {
 	if at, ok := m.values[id]; ok {
 		return at
 	}
-	s := m.maps[name]
-	pinned, err := m.in.m(mapPin(name))
-	must(m.t, err)
+	s, pinned := m.maps[name], m.inner[name]
+	if pinned == nil {
+		var err error
+		pinned, err = m.in.m(mapPin(name))
+		must(m.t, err)
+	}
 	var bytes []byte
+	var err error
 	switch s.Type {
 	case ebpf.PerCPUArray:
 		var all [][]byte
 		must(m.t, pinned.Lookup(key, &all))
 		bytes = all[m.cpu]
+	case ebpf.ArrayOfMaps:
+		var of *ebpf.Map
+		if err := pinned.Lookup(key, &of); err != nil {
+			return 0
+		}
+		m.t.Cleanup(func() { of.Close() })
+		m.maps[id], m.inner[id] = s.InnerMap, of
+		at := m.place(area{name: "map " + id})
+		m.values[id] = at
+		return at
 	default:
 		if bytes, err = pinned.LookupBytes(key); err != nil || bytes == nil {
 			return 0
@@ -379,7 +394,12 @@ func (m *machine) helper(program asm.Instructions, f asm.BuiltinFunc, r *registe
 		m.data += uint64(int64(int32(r[2])))
 		return 0, false
 	case asm.FnTailCall:
-		m.t.Fatalf("goes on with another program of %s", name(r[2]))
+		if name(r[2]) != "map "+bpfMapRestXdp || r[3] != uint64(bpfRestREST_USUAL) {
+			m.t.Fatalf("goes on with program %d of %s", r[3], name(r[2]))
+		}
+		return m.function(m.programs[bpfProgDirectorRestXdp], bpfProgDirectorRestXdp, registers{1: r[1]}), true
+	case asm.FnSpinLock, asm.FnSpinUnlock:
+		return 0, false
 	case asm.FnLoop:
 		step, n := name(r[2])[len("function "):], uint64(0)
 		for stop := uint64(0); n < r[1] && stop == 0; n++ {

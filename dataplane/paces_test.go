@@ -3,9 +3,14 @@
 package dataplane
 
 import (
+	"fmt"
+	"net/netip"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+
+	"lvs"
 )
 
 // pace is what a packet takes.
@@ -32,26 +37,60 @@ var paces = map[string]pace{
 	"FULLNAT-in/IPv6":  {747, 11, 14, 2},
 }
 
-// TestPaces goes step by step through what the programs do with packets of known connections.
+// beginnings are what packets take that begin a connection to one of ten servers, by method and scheduler.
+var beginnings = map[string]pace{
+	"Route/rr":  {1617, 45, 24, 1},
+	"Route/wrr": {1618, 45, 25, 1},
+	"Route/wlc": {2046, 63, 32, 1},
+	"Route/sh":  {1614, 43, 24, 1},
+	"Route/mh":  {1748, 43, 25, 1},
+	"Masq/rr":   {1851, 48, 24, 1},
+	"Masq/wrr":  {1852, 48, 24, 1},
+	"Masq/wlc":  {2281, 66, 29, 1},
+	"Masq/sh":   {1848, 46, 23, 1},
+	"Masq/mh":   {1982, 46, 25, 1},
+}
+
+func (m *machine) pace() pace {
+	got := pace{instructions: m.instructions, conns: len(m.lines[bpfMapConns])}
+	for _, n := range m.helpers {
+		got.helpers += n
+	}
+	for _, l := range m.lines {
+		got.lines += len(l)
+	}
+	return got
+}
+
+// TestPaces goes step by step through what the programs do with packets of known connections, and with those that begin one.
 func TestPaces(t *testing.T) {
 	w := mustWorld(t, small, func(c *ebpf.CollectionSpec) {
 		must(t, c.Variables[bpfVarSeed].Set([6]uint32{1, 2, 3, 5, 8, 13})) // or connections would meet in other lines each time
 	})
+	follow := func(name string, from netlink.Link, frame []byte, want pace) {
+		m := newMachine(t, w.mustLook(), 0)
+		if verdict := m.run(bpfProgDirectorXdp, frame, from.Attrs().Index); verdict != xdpRedirect {
+			t.Errorf("%s: the verdict is %d", name, verdict)
+		}
+		if got := m.pace(); got != want {
+			t.Errorf("%q: {%d, %d, %d, %d}, // was %v", name, got.instructions, got.helpers, got.lines, got.conns, want)
+		}
+	}
 	for _, k := range w.mustKnow() {
 		w.run(w.xdp, k.from, k.frame) // past the kernel's turn to verify its neighbour
-		m := newMachine(t, w.mustLook(), 0)
-		if verdict := m.run(bpfProgDirectorXdp, k.frame, k.from.Attrs().Index); verdict != xdpRedirect {
-			t.Errorf("%s: the verdict is %d", k.name, verdict)
-		}
-		got := pace{instructions: m.instructions, conns: len(m.lines[bpfMapConns])}
-		for _, n := range m.helpers {
-			got.helpers += n
-		}
-		for _, l := range m.lines {
-			got.lines += len(l)
-		}
-		if got != paces[k.name] {
-			t.Errorf("%q: {%d, %d, %d, %d}, // was %v", k.name, got.instructions, got.helpers, got.lines, got.conns, paces[k.name])
+		follow(k.name, k.from, k.frame, paces[k.name])
+	}
+	port := uint16(1000)
+	for _, method := range []lvs.Forward{lvs.Route, lvs.Masq} {
+		for _, scheduler := range []string{"rr", "wrr", "wlc", "sh", "mh"} {
+			port++
+			along := path{lvs.TCP, tcp4.client, netip.AddrPortFrom(tcp4.virtual.Addr(), port), tcp4.server}
+			w.mustUpdate(addMany(along, scheduler, method, 10))
+			for i := range uint16(3) { // as above, and the first choice looks at all servers
+				w.run(w.tc, w.clients, along.from(5000+i).in("S").frame(t))
+			}
+			name := fmt.Sprintf("%v/%s", method, scheduler)
+			follow(name, w.clients, along.from(5010).in("S").frame(t), beginnings[name])
 		}
 	}
 }
