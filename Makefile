@@ -35,7 +35,7 @@ lab: build ## watch the director at work (as root)
 	build/director lab nat
 
 bench: build ## measure, as root and with nothing else running: docs/figures.md, docs/figures.svg
-	$(GO) test -run='^$$' -bench=. -benchtime=3s -timeout 30m ./... | tee build/bench.txt
+	$(GO) test -run='^$$' -bench=. -benchtime=2s -timeout 30m ./... | tee build/bench.txt
 	@! grep -q '^FAIL' build/bench.txt
 	cd tools && $(GO) run ./figures ../docs/figures.md ../docs/figures.svg <../build/bench.txt
 

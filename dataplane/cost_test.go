@@ -102,9 +102,8 @@ func BenchmarkKnownConnection(b *testing.B) {
 				enter(b)
 				a := again{frame: k.frame}
 				own, bare := a.mustAgain(b, program), a.mustAgain(b, mustBare(b, program.Type()))
-				spend(b, own, k.from, k.frame, runs) // and the kernel has had its turn
 				before := w.packets(b)
-				race(b, own, bare, map[string]*ebpf.Program{"lookup": a.mustAgain(b, a.mustLookup(b, program.Type()))}, k.from, k.frame)
+				w.race(b, own, bare, map[string]*ebpf.Program{"lookup": a.mustAgain(b, a.mustLookup(b, program.Type()))}, k.from, k.frame)
 				w.checkCarried(b, before, uint64(b.N*runs))
 			})
 		}
@@ -172,7 +171,7 @@ func BenchmarkManyConnections(b *testing.B) {
 				b.Run(fmt.Sprint(clients, "/alone"), func(b *testing.B) {
 					begin(b)
 					before := w.packets(b)
-					race(b, a.mustAgain(b, w.xdp), a.mustAgain(b, mustBare(b, ebpf.XDP)),
+					w.race(b, a.mustAgain(b, w.xdp), a.mustAgain(b, mustBare(b, ebpf.XDP)),
 						map[string]*ebpf.Program{"exact": a.mustAgain(b, a.mustExact(b, ebpf.XDP))}, k.from, k.frame)
 					w.checkCarried(b, before, uint64(b.N*runs))
 				})
