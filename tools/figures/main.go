@@ -12,6 +12,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"path"
 	"slices"
 	"strings"
 
@@ -20,7 +21,7 @@ import (
 
 // figure is what one benchmark has measured.
 type figure struct {
-	group, name string             // of BenchmarkGroup/name
+	group, name string             // of a package's BenchmarkGroup/name
 	values      map[string]float64 // by their units, as they were printed
 }
 
@@ -56,18 +57,24 @@ func read(in io.Reader) (all []figure, units []string, machine string, err error
 		if !ok {
 			continue
 		}
-		group, name, _ := strings.Cut(string(b.Name), "/")
-		if i := strings.LastIndexByte(name, '-'); i > 0 {
-			name = name[:i] // the number of CPUs
+		full := string(b.Name)
+		if i := strings.LastIndexByte(full, '-'); i > 0 {
+			full = full[:i] // the number of CPUs
 		}
-		f := figure{group: group, name: name, values: map[string]float64{}}
+		group, name, _ := strings.Cut(full, "/")
+		f := figure{group: path.Base(b.GetConfig("pkg")) + " " + group, name: name, values: map[string]float64{}}
 		for _, v := range b.Values {
 			unit, value := v.Unit, v.Value
 			if v.OrigUnit != "" {
 				unit, value = v.OrigUnit, v.OrigValue
 			}
-			if value == 0 && unit == "ns/op" {
-				continue // what the benchmark reports instead is its own
+			if unit == "ns/op" {
+				if value == 0 {
+					continue // what the benchmark reports instead is its own
+				}
+				if value >= 1e6 {
+					unit, value = "ms/op", value/1e6
+				}
 			}
 			f.values[unit] = value
 			if !slices.Contains(units, unit) {

@@ -13,10 +13,12 @@ import (
 )
 
 const printed = `goos: linux
+pkg: lvs/x
 cpu: A <CPU>
 BenchmarkKnown/xdp/DR-2   	20	 120.5 exact-ns	 60.25 ns	 0.5 x-exact	 1.5 ±ns
 BenchmarkKnown/tc/DR-2    	20	 100 exact-ns	 150 ns	 1.5 x-exact	 2 ±ns
 BenchmarkSweep/0-2        	10	 0.0213 ns/line
+BenchmarkFirst-2          	10	 21500000 ns/op
 PASS
 `
 
@@ -31,8 +33,9 @@ func TestFigures(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"on A <CPU>.", "## Known\n\n| | exact-ns | ns | x-exact | ±ns |\n|---|---|---|---|---|\n| xdp/DR | 120 | 60.2 | 0.50 | 1.50 |\n",
-		"## Sweep\n\n| | ns/line |\n|---|---|\n| 0 | 0.02 |\n",
+		"on A <CPU>.", "## x Known\n\n| | exact-ns | ns | x-exact | ±ns |\n|---|---|---|---|---|\n| xdp/DR | 120 | 60.2 | 0.50 | 1.50 |\n",
+		"## x First\n\n| | ms/op |\n|---|---|\n|  | 21.5 |\n",
+		"## x Sweep\n\n| | ns/line |\n|---|---|\n| 0 | 0.02 |\n",
 	} {
 		if !strings.Contains(string(md), want) {
 			t.Errorf("the table lacks %q:\n%s", want, md)
