@@ -100,22 +100,21 @@ func (m *machine) value(name string, key []byte) uint64 {
 	if at, ok := m.values[id]; ok {
 		return at
 	}
-	s, pinned := m.maps[name], m.inner[name]
-	if pinned == nil {
-		var err error
-		pinned, err = m.in.m(mapPin(name))
+	var err error
+	s, in := m.maps[name], m.inner[name]
+	if in == nil {
+		in, err = m.in.m(mapPin(name))
 		must(m.t, err)
 	}
 	var bytes []byte
-	var err error
 	switch s.Type {
 	case ebpf.PerCPUArray:
 		var all [][]byte
-		must(m.t, pinned.Lookup(key, &all))
+		must(m.t, in.Lookup(key, &all))
 		bytes = all[m.cpu]
 	case ebpf.ArrayOfMaps:
 		var of *ebpf.Map
-		if err := pinned.Lookup(key, &of); err != nil {
+		if err = in.Lookup(key, &of); err != nil {
 			return 0
 		}
 		m.t.Cleanup(func() { of.Close() })
@@ -124,7 +123,7 @@ func (m *machine) value(name string, key []byte) uint64 {
 		m.values[id] = at
 		return at
 	default:
-		if bytes, err = pinned.LookupBytes(key); err != nil || bytes == nil {
+		if bytes, err = in.LookupBytes(key); err != nil || bytes == nil {
 			return 0
 		}
 	}
