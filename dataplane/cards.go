@@ -16,7 +16,10 @@ type card struct {
 	most   uint32 // that it can have
 	lro    bool   // packets are merged for good, which nobody may forward
 	xdp    string
-	deaf   string // veth: the other end, which drops what XDP sends there
+	// Of the other end of a veth pair: its name if it drops what XDP sends there, if it leaves checksums to a device that never comes, and
+	// whether it is in another namespace, so that nobody knows.
+	deaf, partial string
+	hidden        bool
 }
 
 // advice says what is set badly.
@@ -33,6 +36,12 @@ func (c card) advice(cpus uint32) (all []string) {
 	if c.deaf != "" {
 		all = append(all, fmt.Sprintf("%s drops what XDP sends out of %s: ethtool -K %s gro on", c.deaf, c.name, c.deaf))
 	}
+	if c.partial != "" {
+		all = append(all, fmt.Sprintf("%s sends packets without whole checksums, which XDP cannot mend: ethtool -K %s tx off", c.partial, c.partial))
+	}
+	if c.hidden {
+		all = append(all, "its other end, in another namespace, must take what XDP sends and make its own checksums: there, ethtool -K NAME gro on tx off")
+	}
 	return all
 }
 
@@ -46,23 +55,29 @@ func readCard(e *ethtool.Ethtool, l netlink.Link, xdp string) card {
 		c.lro = features["rx-lro"]
 	}
 	if l.Type() == "veth" && xdp == "native" {
-		c.deaf = deafPeer(e, l)
+		c.readPeer(e, l)
 	}
 	return c
 }
 
-// deafPeer is the name of the other end of a veth pair if that takes no frames of XDP. One in another namespace is out of sight.
-func deafPeer(e *ethtool.Ethtool, l netlink.Link) string {
-	if l.Attrs().NetNsID >= 0 || l.Attrs().ParentIndex <= 0 {
-		return ""
+// readPeer asks about the other end of a veth pair. One in another namespace is out of sight.
+func (c *card) readPeer(e *ethtool.Ethtool, l netlink.Link) {
+	if c.hidden = l.Attrs().NetNsID >= 0; c.hidden || l.Attrs().ParentIndex <= 0 {
+		return
 	}
 	peer, err := netlink.LinkByIndex(l.Attrs().ParentIndex)
-	if err != nil || peer.Attrs().Xdp != nil && peer.Attrs().Xdp.Attached {
-		return ""
+	if err != nil {
+		return
 	}
-	features, err := e.Features(peer.Attrs().Name)
-	if err != nil || features["rx-gro"] {
-		return ""
+	name, xdp := peer.Attrs().Name, peer.Attrs().Xdp != nil && peer.Attrs().Xdp.Attached
+	features, err := e.Features(name)
+	if err != nil {
+		return
 	}
-	return peer.Attrs().Name
+	if !xdp && !features["rx-gro"] {
+		c.deaf = name
+	}
+	if features["tx-checksum-ip-generic"] {
+		c.partial = name
+	}
 }
