@@ -80,9 +80,10 @@ func TestChangesTogether(t *testing.T) {
 	working.Store(operators)
 	var reads atomic.Int64
 	w.onThreads(operators+readers, func(n int) {
+		d := *w.Director // a Director is for one goroutine
 		if n >= operators {
 			for working.Load() > 0 {
-				table, err := w.Table()
+				table, err := d.Table()
 				if err != nil {
 					t.Error(err)
 					return
@@ -98,7 +99,7 @@ func TestChangesTogether(t *testing.T) {
 		}
 		defer working.Add(-1)
 		for i, change := range operator(n).changes() {
-			if err := w.Update(change); err != nil {
+			if err := d.Update(change); err != nil {
 				t.Errorf("operator %d, change %d: %v", n, i, err)
 			}
 		}
