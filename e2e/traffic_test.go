@@ -78,7 +78,7 @@ func ask(ts *testscript.TestScript, neg bool, args []string) {
 func stream(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, !neg && len(args) == 3, "stream HOST ADDRESS FILE")
 	for until := time.Now().Add(patience / 3); ; {
-		report, err := command(ts, args[0], "iperf3", "--json", "--client", args[1], "--bytes", "100M").Output()
+		report, err := command(ts, args[0], "iperf3", "--json", "--client", args[1], "--bytes", "100M", "--bitrate", "400M").Output()
 		if err == nil {
 			ts.Check(os.WriteFile(ts.MkAbs(args[2]), report, 0o644))
 			return
@@ -90,9 +90,8 @@ func stream(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// retransmits compares what iperf3 --json says of a stream through the director with what it says of one without. A busy
-// machine loses some packets by itself, in a queue that overflows, and the more the faster the stream is: one of a thousand is
-// let pass. A director that loses some by principle is far beyond that.
+// retransmits compares what iperf3 --json says of a stream through the director with what it says of one without. Streams are paced, so
+// that no queue overflows and what is lost has a reason; of a machine that stands still for a moment, one packet of a thousand.
 func retransmits(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, !neg && len(args) == 2, "retransmits PLAIN DIRECTED")
 	const segment = 1400
@@ -114,7 +113,7 @@ func retransmits(ts *testscript.TestScript, neg bool, args []string) {
 		counts[i], sent = *report.End.Sent.Retransmits, report.End.Sent.Bytes/segment
 	}
 	ts.Logf("retransmitted: %d without the director, %d of %d with it", counts[0], counts[1], sent)
-	if counts[1] > 3*counts[0]+1000+sent/1000 {
+	if counts[1] > counts[0]+sent/1000 {
 		ts.Fatalf("%d packets were sent again, and %d without the director", counts[1], counts[0])
 	}
 }
