@@ -65,7 +65,7 @@ func (w *world) comeMeanwhile(first, last uint32) (end func() (came uint32)) {
 	must(w.t, err)
 	var all sync.WaitGroup
 	var over atomic.Bool
-	n := first
+	n, begun := first, make(chan bool, 1)
 	all.Go(func() {
 		runtime.LockOSThread() // never unlocked: the thread keeps to its CPU and namespace
 		if err := errors.Join(unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET), pin(runtime.NumCPU()-1)); err != nil {
@@ -73,8 +73,13 @@ func (w *world) comeMeanwhile(first, last uint32) (end func() (came uint32)) {
 		}
 		for o := w.datagram(); !over.Load() && !w.t.Failed(); n++ {
 			w.come(o, n%last)
+			if n == first {
+				begun <- true
+			}
 		}
+		close(begun)
 	})
+	<-begun
 	return func() uint32 {
 		over.Store(true)
 		all.Wait()

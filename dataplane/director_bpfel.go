@@ -291,7 +291,7 @@ type bpfPlan struct {
 		Call        bool
 		_           [3]byte
 		Mark        uint32
-		_           [4]byte
+		Ours        uint32
 	}
 	Decision struct {
 		_         structs.HostLayout
@@ -306,6 +306,8 @@ type bpfPlan struct {
 		Forward   uint32
 		At        uint32
 		Tell      uint32
+		Begun     uint32
+		_         [4]byte
 	}
 	Key struct {
 		_       structs.HostLayout
@@ -324,7 +326,10 @@ type bpfPlan struct {
 		Segment uint32
 		Line    uint32
 	}
-	Data struct {
+	Version uint32
+	Alone   bool
+	_       [3]byte
+	Data    struct {
 		_       structs.HostLayout
 		Life    uint32
 		Server  uint32

@@ -238,7 +238,7 @@ type restorerPlan struct {
 		Call        bool
 		_           [3]byte
 		Mark        uint32
-		_           [4]byte
+		Ours        uint32
 	}
 	Decision struct {
 		_         structs.HostLayout
@@ -253,6 +253,8 @@ type restorerPlan struct {
 		Forward   uint32
 		At        uint32
 		Tell      uint32
+		Begun     uint32
+		_         [4]byte
 	}
 	Key struct {
 		_       structs.HostLayout
@@ -271,7 +273,10 @@ type restorerPlan struct {
 		Segment uint32
 		Line    uint32
 	}
-	Data struct {
+	Version uint32
+	Alone   bool
+	_       [3]byte
+	Data    struct {
 		_       structs.HostLayout
 		Life    uint32
 		Server  uint32

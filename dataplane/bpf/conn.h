@@ -94,7 +94,7 @@ static __noinline int insert_once(struct segment *s, struct guard *g, struct lin
 	e->life = d->life;
 	e->server = d->server;
 	e->expires = d->expires;
-	if (l) {
+	if (l) { /* or nobody will ask what lies beside it */
 		__u64 at = page * LINES + j;
 		BOUND(at, SEGMENT_LINES - 1);
 		l->line[at] = link;
@@ -113,22 +113,33 @@ out:
 	return r;
 }
 
-/* Inserts a key that is not there: the line; with INSERT_EXISTS added if another CPU was faster; or a negative. */
-static __noinline int conn_insert(struct segment *s, struct guard *g, struct links *l, struct conn_key *k,
-				  struct conn_data *d)
+/* Inserts a key that a look-up has not found since the version in the data was read: the line; with INSERT_EXISTS added if another CPU
+ * was faster; or a negative. */
+static __noinline int conn_insert_missing(struct segment *s, struct guard *g, struct links *l, struct conn_key *k,
+					  struct conn_data *d)
 {
 #pragma clang loop unroll(disable)
 	for (__u32 n = 0; n < 8; n++) {
-		d->version = READ_ONCE(g->version);
-		barrier();
-		int i = scan(s, k, d->home);
-		if (i >= 0)
-			return i | INSERT_EXISTS;
-		i = insert_once(s, g, l, k, d);
+		int i = insert_once(s, g, l, k, d);
 		if (i != INSERT_RACED)
 			return i;
+		d->version = READ_ONCE(g->version);
+		barrier();
+		i = scan(s, k, d->home);
+		if (i >= 0)
+			return i | INSERT_EXISTS;
 	}
 	return INSERT_RACED;
+}
+
+/* The same for a key that has not been looked for. */
+static __always_inline int conn_insert(struct segment *s, struct guard *g, struct links *l, struct conn_key *k,
+				       struct conn_data *d)
+{
+	d->version = READ_ONCE(g->version);
+	barrier();
+	int i = scan(s, k, d->home);
+	return i >= 0 ? i | INSERT_EXISTS : conn_insert_missing(s, g, l, k, d);
 }
 
 /* An entry to take out, as it was when that was decided. */

@@ -86,7 +86,8 @@ static __always_inline __u32 return_conn(__u32 back)
 	__u32 at = link_at(back);
 	struct conn *e = at == NO_LINE ? NULL : conn_at(at);
 
-	if (!e || !(READ_ONCE(e->own) & OWN_LIVE) || READ_ONCE(e->kind) != CONN_PLAIN || link_at(at) != back)
+	if (!e || !(READ_ONCE(e->own) & OWN_LIVE) || READ_ONCE(e->kind) != CONN_PLAIN ||
+	    READ_ONCE(e->life) >> LIFE_FORWARD_SHIFT != FORWARD_FULLNAT || link_at(at) != back)
 		return NO_LINE;
 	return at;
 }

@@ -103,7 +103,7 @@ static __always_inline void decide_new(struct decision *d, struct flow *f, struc
 			return;
 		i = choose(f, p, v);
 		bool chosen = !i;
-		if (chosen && !once && pool_take(f, p)) {
+		if (chosen && !once && p->forward == FORWARD_FULLNAT && pool_take(f, p)) {
 			if (p->template != NO_LINE)
 				template_count(p->template, -1);
 			i = SCHEDULED_NO_PORT;
@@ -127,8 +127,13 @@ static __always_inline void decide_input(struct decision *d, struct flow *f, str
 {
 	struct home h = p->home = key_from_client(&p->key, f);
 	struct segment *s = bpf_map_lookup_elem(&conns, &h.segment);
-	if (!s)
+	struct guard *g = bpf_map_lookup_elem(&guards, &h.segment);
+	if (!s || !g)
 		return;
+	p->version = READ_ONCE(g->version);
+	barrier();
+	struct conn *home = line_at(s, h.line);
+	p->alone = !READ_ONCE(home->hop) && !READ_ONCE(home->overflow);
 	struct conn *e = conn_find(s, &p->key, h.line);
 	bool over = e && (conn_expired(e, now()) || conn_replaced_by(e, f));
 	if (e && !over && conn_deserted(f, READ_ONCE(e->server), READ_ONCE(e->life))) {
@@ -138,6 +143,7 @@ static __always_inline void decide_input(struct decision *d, struct flow *f, str
 	}
 	if (over) {
 		conn_retire(s, h.segment, line_of(s, e));
+		p->version--; /* another CPU may have had it go on: it is to be looked for again */
 		e = NULL;
 	}
 	if (e) {
@@ -149,7 +155,7 @@ static __always_inline void decide_input(struct decision *d, struct flow *f, str
 }
 
 /* Decides about a packet that has addresses of ours. */
-__noinline int decide(struct flow *f, struct plan *p, __u32 of_ours)
+__noinline int decide(struct flow *f, struct plan *p)
 {
 	__u32 zero = 0;
 	struct address_kinds *o = bpf_map_lookup_elem(&ours, &zero);
@@ -157,6 +163,7 @@ __noinline int decide(struct flow *f, struct plan *p, __u32 of_ours)
 	if (!f || !p || !o)
 		return OUTCOME_PASS;
 	struct decision *d = &p->decision;
+	__u32 of_ours = f->ours;
 	decide_nothing(d);
 	if (of_ours & OURS_LOCAL)
 		decide_output(f, p, CONN_RETURN);

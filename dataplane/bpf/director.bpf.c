@@ -24,12 +24,14 @@ static __always_inline int leave_unparsed(struct packet *p, struct flow *f, enum
 	return leave(p, what == PARSED_MALFORMED ? REASON_MALFORMED : REASON_UNSUPPORTED);
 }
 
-/* Goes on with another program, and comes back only if there is none. */
-static __always_inline int go_on(struct packet *p, enum rest rest)
+/* Goes on with another program, and comes back only if there is none. The plan's flow is the packet's if that was read. */
+static __always_inline int go_on(struct packet *p, enum rest rest, bool read)
 {
 	__u32 zero = 0;
 	struct plan *plan = bpf_map_lookup_elem(&plans, &zero);
 
+	if (plan && !read)
+		plan->flow.ours = 0;
 	if (plan && !p->left)
 		plan->flow.leaves = p->leaves;
 	if (p->hook == HOOK_XDP) {
@@ -47,7 +49,9 @@ static __always_inline int direct(struct packet *p)
 
 	if (verdict == UNPLAIN_PASS)
 		return packet_pass(p);
-	return verdict < UNPLAIN ? verdict : go_on(p, verdict - UNPLAIN);
+	if (verdict == UNPLAIN_READ)
+		return go_on(p, REST_USUAL, true);
+	return verdict < UNPLAIN ? verdict : go_on(p, verdict - UNPLAIN, false);
 }
 
 /* Any other packet. */
@@ -60,22 +64,25 @@ static __always_inline int direct_rest(struct packet *p)
 		return p->hook == HOOK_XDP ? XDP_PASS : TC_ACT_UNSPEC;
 	struct flow *f = &plan->flow;
 	p->left = &f->leaves; /* as the first program has set it */
-	enum parsed parsed = parse(p, f);
-	if (p->kind == PACKET_USUAL && parsed == PARSED_ICMP)
-		return go_on(p, REST_RELATED);
-	if (p->kind == PACKET_USUAL && parsed == PARSED_FRAGMENT)
-		return go_on(p, REST_FRAGMENT);
-	if (parsed != PARSED_FLOW)
-		return leave_unparsed(p, f, parsed);
-	__u32 of_ours = ours_of(f);
-	if (!of_ours)
-		return packet_pass(p);
+	if (p->kind != PACKET_USUAL || !f->ours) {
+		enum parsed parsed = parse(p, f);
+		if (p->kind == PACKET_USUAL && parsed == PARSED_ICMP)
+			return go_on(p, REST_RELATED, false);
+		if (p->kind == PACKET_USUAL && parsed == PARSED_FRAGMENT)
+			return go_on(p, REST_FRAGMENT, false);
+		if (parsed != PARSED_FLOW)
+			return leave_unparsed(p, f, parsed);
+		f->ours = ours_of(f);
+		if (!f->ours)
+			return packet_pass(p);
+	}
+	packet_reload(p); /* also so that the verifier goes on only once */
 	if (p->kind == PACKET_RELATED) {
-		decide_related(f, plan, of_ours);
+		decide_related(f, plan);
 	} else {
 		f->call = call_wanted(f) && call_read(p, f);
 		if (f->fragment != FRAGMENT_LATER)
-			decide(f, plan, of_ours);
+			decide(f, plan);
 		if (p->kind == PACKET_FRAGMENT)
 			decide_fragment(f);
 	}
@@ -90,7 +97,7 @@ static __always_inline int direct_rest(struct packet *p)
 	case OUTCOME_ASK:
 		return packet_ask(p);
 	case OUTCOME_RESET:
-		return dry ? drop(p, d->reason) : go_on(p, REST_RESET);
+		return dry ? drop(p, d->reason) : go_on(p, REST_RESET, true);
 	case OUTCOME_FORWARD:
 		break;
 	}

@@ -47,6 +47,7 @@ struct flow {
 	bool routed; /* the firewall has had its turn, and so has the hop count */
 	bool call; /* a datagram with a Call-ID, which call.h keeps */
 	__u32 mark; /* the firewall's */
+	__u32 ours; /* what it has to do with addresses of ours: bits (known.h); 0 if it is not known that it has */
 };
 
 enum { TCP_FIN = 1, TCP_SYN = 2, TCP_RST = 4, TCP_ACK = 16 };

@@ -120,7 +120,7 @@ static __always_inline bool is_plain(struct packet *p, struct flow *f, struct de
 /* The packet's connection has seen it. */
 static __always_inline void touch(struct flow *f, struct decision *d)
 {
-	if (d->at != NO_LINE && !f->quoted) /* an ICMP error moves nothing on */
+	if (d->at != NO_LINE && !f->quoted && !d->begun) /* an ICMP error moves nothing on */
 		conn_move(d->at, f->protocol, f->event, f->opens, d->direction);
 }
 
@@ -206,8 +206,9 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 	return send(p, r);
 }
 
-/* Rewrites and sends a packet of a connection with a server that needs no more, or says which program is to go on with it: UNPLAIN and enum rest. */
-enum { UNPLAIN = 1 << 8, UNPLAIN_PASS = UNPLAIN + RESTS };
+/* Rewrites and sends a packet of a connection with a server that needs no more, or says which program is to go on with it: UNPLAIN and enum
+ * rest. UNPLAIN_READ is REST_USUAL, and the plan has the packet's flow. */
+enum { UNPLAIN = 1 << 8, UNPLAIN_PASS = UNPLAIN + RESTS, UNPLAIN_READ };
 
 static __always_inline int forward_plain(struct packet *p, struct flow *f, struct decision *d, struct conn *e,
 					 const struct server *server, __u32 jiffies)

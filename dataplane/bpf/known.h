@@ -174,6 +174,7 @@ static __always_inline void decide_nothing(struct decision *d)
 	d->reason = REASON_NONE;
 	d->server = 0;
 	d->tell = 0;
+	d->begun = 0;
 	d->at = NO_LINE;
 }
 
@@ -195,11 +196,12 @@ __noinline int decide_output(struct flow *f, struct plan *p, enum conn_kind kind
 }
 
 /* Decides about an ICMP error, which begins nothing. */
-__noinline int decide_related(struct flow *f, struct plan *p, __u32 of_ours)
+__noinline int decide_related(struct flow *f, struct plan *p)
 {
 	if (!f || !p)
 		return OUTCOME_PASS;
 	struct decision *d = &p->decision;
+	__u32 of_ours = f->ours;
 	decide_nothing(d);
 	if (of_ours & OURS_LOCAL)
 		decide_answer(d, f, p, CONN_RETURN);

@@ -3,7 +3,8 @@
  * there and well. What is read of them and decided about them stays in registers: each family and direction has a copy of its own of all
  * this, in which offsets and flags are constants. Whatever is not plain goes on with a program for the rest, which begins anew.
  *
- * Functions answer with a verdict, or with UNPLAIN and which program goes on; those that only read, with 0 or such.
+ * Functions answer with a verdict, or with UNPLAIN and which program goes on; those that only read, with 0 or such. What was read of a
+ * packet that was found to be none of these only by its connection is handed on.
  */
 #pragma once
 #include "forward.h"
@@ -80,10 +81,44 @@ static __always_inline int plain_of(struct packet *p, struct flow *f, struct dec
 	return forward_plain(p, f, d, e, server, jiffies);
 }
 
+/* Hands on what was read. */
+static __always_inline int plain_keep(struct flow *f)
+{
+	__u32 zero = 0;
+	struct plan *plan = bpf_map_lookup_elem(&plans, &zero);
+
+	if (!plan)
+		return UNPLAIN_PASS;
+	struct flow *k = &plan->flow;
+	__builtin_memcpy(k->src, f->src, 16);
+	__builtin_memcpy(k->dst, f->dst, 16);
+	k->src_port = f->src_port;
+	k->dst_port = f->dst_port;
+	k->protocol = f->protocol;
+	k->family = f->family;
+	k->event = f->event;
+	k->ttl = f->ttl;
+	k->network = f->network;
+	k->transport = f->transport;
+	k->quoted = f->quoted;
+	k->length = f->length;
+	k->fragment = f->fragment;
+	k->opens = f->opens;
+	k->may_fragment = f->may_fragment;
+	k->summed = f->summed;
+	k->tos = f->tos;
+	k->early = f->early;
+	k->follows = f->follows;
+	k->routed = f->routed;
+	k->mark = f->mark;
+	k->ours = f->ours;
+	return UNPLAIN_READ;
+}
+
 /* Finds the packet's connection, unless it may begin one, and forwards it. */
 static __always_inline int plain_forward(struct packet *p, struct flow *f)
 {
-	__u32 of_ours = ours_of(f), jiffies = now();
+	__u32 of_ours = f->ours = ours_of(f), jiffies = now();
 	struct decision d;
 	struct conn_key key;
 	struct conn *e;
@@ -140,7 +175,8 @@ static __always_inline int plain_transport(struct packet *p, struct flow *f)
 	}
 	f->src_port = u->source;
 	f->dst_port = u->dest;
-	return plain_forward(p, f);
+	int verdict = plain_forward(p, f);
+	return verdict == UNPLAIN + REST_USUAL ? plain_keep(f) : verdict;
 }
 
 static __always_inline int plain(struct packet *p)

@@ -23,6 +23,7 @@ struct decision {
 	__u32 forward;
 	__u32 at; /* the connection's line of the whole table, or NO_LINE */
 	__u32 tell; /* the server may not have heard yet who the client is */
+	__u32 begun; /* the connection began with this packet, and has seen it */
 };
 
 static __always_inline void decide_source(struct decision *d, const __u64 addr[2], __u16 port)
@@ -47,6 +48,8 @@ struct plan {
 	struct conn_key key; /* the packet's */
 	struct conn_key other; /* a template's, or an answer's */
 	struct home home; /* of the packet's key */
+	__u32 version; /* of its segment, before the key was looked for and not found */
+	bool alone; /* there was no entry of that home at all */
 	struct conn_data data;
 	__u32 service, server; /* slots */
 	__u32 template; /* line of the whole table, or NO_LINE */

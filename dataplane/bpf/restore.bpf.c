@@ -186,8 +186,9 @@ static __noinline int restore_conn(struct restored *r)
 	r->other.word = (r->key.word & ~0xffff0000ULL) | (__u64)port << 16;
 	r->other.virtual[0] = d->addr[0];
 	r->other.virtual[1] = d->addr[1];
-	if (forward == FORWARD_MASQ && in_the_way(s, h.segment, conn_find_answer(s, &r->other, h.line)))
-		return RESTORE_ANSWERED;
+	struct conn *e = forward == FORWARD_MASQ ? conn_find_answer(s, &r->other, h.line) : NULL;
+	if (in_the_way(s, h.segment, e)) /* it may also have begun just now */
+		return holds(e, &r->key) ? RESTORE_THERE : RESTORE_ANSWERED;
 	if (restore_hold(r))
 		r->data.life |= LIFE_CONTROLLED;
 	else

@@ -50,7 +50,7 @@ __noinline int conn_give_way(struct plan *p)
 	k->virtual[0] = d->addr[0];
 	k->virtual[1] = d->addr[1];
 	struct conn *e = conn_find_answer(s, k, p->home.line);
-	return e ? conn_retire(s, p->home.segment, line_of(s, e)) : 0;
+	return e && !holds(e, &p->key) ? conn_retire(s, p->home.segment, line_of(s, e)) : 0;
 }
 
 /* The slot of the service that makes a connection of a packet, or a negative of the above. */
@@ -116,16 +116,18 @@ __noinline int schedule(struct flow *f, struct plan *p)
 		return SCHEDULED_NOT;
 	bool same = keeps_port(d, f->dst_port), full = p->forward == FORWARD_FULLNAT;
 	__u32 life = life_begin(f, p->forward) | (same ? LIFE_SAME_PORT : 0);
-	if (p->template != NO_LINE)
+	bool controlled = p->template != NO_LINE;
+	if (controlled)
 		life |= LIFE_CONTROLLED;
 	p->data.life = life;
 	p->data.server = p->server;
 	p->data.expires = now() + timeout_of(f->protocol, life & LIFE_STATE);
 	p->data.home = p->home.line;
 	p->data.link = full ? p->back : p->template;
-	if (p->forward == FORWARD_MASQ)
+	p->data.version = p->version;
+	if (p->forward == FORWARD_MASQ && !p->alone)
 		conn_give_way(p);
-	int i = conn_insert(s, g, l, &p->key, &p->data);
+	int i = conn_insert_missing(s, g, full || controlled ? l : NULL, &p->key, &p->data);
 	if (i == INSERT_DRY || (dry && i >= 0)) /* one that is there is over */
 		return SCHEDULED_DRY;
 	if (i >= 0 && !(i & INSERT_EXISTS)) {
@@ -133,11 +135,13 @@ __noinline int schedule(struct flow *f, struct plan *p)
 			return_join(p->back, segment * SEGMENT_LINES + i);
 		account_begin(segment * SEGMENT_LINES + i, 0);
 		load_begin(p->server, life & LIFE_ACTIVE ? LOAD_ACTIVE : LOAD_INACTIVE);
+		/* a state machine may go on at once from where others begin */
+		p->decision.begun = f->protocol == IPPROTO_UDP || (f->protocol == IPPROTO_TCP && f->opens);
 		return i;
 	}
 	if (full)
 		return_end(p->back);
-	if (p->template != NO_LINE)
+	if (controlled)
 		template_count(p->template, -1);
 	if (i >= 0)
 		return i & (SEGMENT_LINES - 1);
@@ -148,7 +152,7 @@ __noinline int schedule(struct flow *f, struct plan *p)
 static __always_inline int choose(struct flow *f, struct plan *p, struct service *v)
 {
 	p->template = NO_LINE;
-	p->server = template_server(f, p);
+	p->server = v->persistent ? template_server(f, p) : 0;
 	if (!p->server)
 		p->server = pick_server(f, p->service);
 	__u32 slot = p->server;
@@ -158,5 +162,12 @@ static __always_inline int choose(struct flow *f, struct plan *p, struct service
 	if (d->forward == FORWARD_FULLNAT && v->one_packet && f->protocol == IPPROTO_UDP)
 		return SCHEDULED_NOT_YET;
 	int e = v->persistent ? template_hold(f, p) : 0;
-	return e == INSERT_FULL ? SCHEDULED_FULL : e ? SCHEDULED_BUSY : 0;
+	if (e)
+		return e == INSERT_FULL ? SCHEDULED_FULL : SCHEDULED_BUSY;
+	if (v->persistent) { /* the template may be for another server */
+		slot = p->server;
+		d = bpf_map_lookup_elem(&servers, &slot);
+	}
+	p->forward = d ? d->forward : FORWARD_FULLNAT;
+	return 0;
 }

@@ -133,7 +133,7 @@ __noinline int return_end(__u32 at)
 
 /* What the end of an entry is to others: its server's load, its template or its call. Answers the line of its return entry, or
  * NO_LINE. A function that the verifier goes through once. */
-__noinline __u32 conn_ended(__u32 at, __u32 server, __u32 life, __u32 link)
+__noinline __u32 conn_ended(__u32 at, __u32 server, __u32 life)
 {
 	struct conn *e = conn_at(at);
 
@@ -145,20 +145,24 @@ __noinline __u32 conn_ended(__u32 at, __u32 server, __u32 life, __u32 link)
 		call_forget(at);
 	if (template)
 		return NO_LINE;
+	bool full = life >> LIFE_FORWARD_SHIFT == FORWARD_FULLNAT;
+	if (!full && !(life & LIFE_CONTROLLED))
+		return NO_LINE; /* nothing lies beside it, so a line of memory less is looked at */
+	__u32 link = link_at(at);
 	if (life & LIFE_CONTROLLED)
 		template_count(template_of(e, link), -1);
-	return life >> LIFE_FORWARD_SHIFT == FORWARD_FULLNAT ? link : NO_LINE;
+	return full ? link : NO_LINE;
 }
 
 /* Ends an entry as it was seen: it is no longer found, and no longer its server's load. Its line keeps what it was meanwhile. */
 static __always_inline bool conn_end(struct segment *s, struct guard *g, struct conn *e, struct conn_seen *seen)
 {
-	__u32 at = seen->segment * SEGMENT_LINES + seen->line, server = READ_ONCE(e->server), link = link_at(at);
+	__u32 at = seen->segment * SEGMENT_LINES + seen->line, server = READ_ONCE(e->server);
 	__u32 life = conn_unlink(s, g, seen);
 
 	if (!life)
 		return false;
-	__u32 back = conn_ended(at, server, life, link);
+	__u32 back = conn_ended(at, server, life);
 	if (back != NO_LINE)
 		return_end(back);
 	return true;
