@@ -41,12 +41,12 @@ var paces = map[string]pace{
 var beginnings = map[string]pace{
 	"Route/rr":  {1305, 40, 23, 1},
 	"Route/wrr": {1306, 40, 24, 1},
-	"Route/wlc": {1734, 58, 31, 1},
+	"Route/wlc": {1688, 51, 31, 1},
 	"Route/sh":  {1302, 38, 23, 1},
 	"Route/mh":  {1436, 38, 24, 1},
 	"Masq/rr":   {1465, 40, 23, 1},
 	"Masq/wrr":  {1466, 40, 23, 1},
-	"Masq/wlc":  {1895, 58, 28, 1},
+	"Masq/wlc":  {1845, 51, 28, 1},
 	"Masq/sh":   {1462, 38, 22, 1},
 	"Masq/mh":   {1596, 38, 24, 1},
 }

@@ -75,20 +75,21 @@ static __always_inline void won(struct match *m, const struct match *winner)
 	m->seat = winner->seat;
 }
 
-/* A match whose outcome is what it was ends the way up: those above it stand. */
+/* The least of a match that was played meets the other's of the next one. A match whose outcome is what it was ends the way up: those
+ * above it stand. */
 static long match_step(__u32 n, struct walk *w)
 {
-	struct match *m = match_at(w, w->match / 2);
-	struct match *winner = match_at(w, w->match & ~1U), *other = match_at(w, w->match | 1);
-
-	if (w->match < 2 || !m || !winner || !other)
+	if (w->match < 2)
 		return 1;
-	__u64 less = other->load * winner->weight, more = winner->load * other->weight;
-	if (other->server && (!winner->server || less < more || (less == more && other->seat < winner->seat)))
-		winner = other;
-	if (m->server == winner->server && m->load == winner->load)
+	struct match *m = match_at(w, w->match / 2), *other = match_at(w, w->match ^ 1);
+	if (!m || !other)
 		return 1;
-	won(m, winner);
+	__u64 less = other->load * w->least.weight, more = w->least.load * other->weight;
+	if (other->server && (!w->least.server || less < more || (less == more && other->seat < w->least.seat)))
+		won(&w->least, other);
+	if (m->server == w->least.server && m->load == w->least.load)
+		return 1;
+	won(m, &w->least);
 	w->match /= 2;
 	return 0;
 }
