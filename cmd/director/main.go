@@ -65,6 +65,9 @@ func main() {
 	if code := exit(0); errors.As(err, &code) {
 		os.Exit(int(code))
 	}
+	if errors.Is(err, syscall.EPIPE) { // whoever reads has seen enough
+		os.Exit(128 + int(syscall.SIGPIPE))
+	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "director: %v\n", err)
 		os.Exit(1)
