@@ -225,6 +225,7 @@ static __always_inline int forward_plain(struct packet *p, struct flow *f, struc
 		return UNPLAIN + REST_USUAL;
 	}
 	conn_touch_lightly(e, d->at, f, d->direction, jiffies);
+	packet_reload(p); /* registers have had better use meanwhile */
 	if (rewrite(p, f, d, s))
 		return drop(p, REASON_MALFORMED);
 	count(d, f);
