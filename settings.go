@@ -20,8 +20,10 @@ type Settings struct {
 	ExpireQuiescentTemplate uint32 // 1: a template ends when its server has weight 0
 	LBLCExpiration          uint32 // seconds that lblc remembers an unused destination
 	LBLCRExpiration         uint32 // seconds after which lblcr takes a server out of a destination's set
+	NATICMPSend             uint32 // 1: a server with NAT hears of packets of it that belong to no connection
 	OnDead                  OnDead // of services that have no policy of their own; ours
 	PMTUDisc                uint32 // 1: a tunnel's packets may be fragmented only if what is inside may be
+	ScheduleICMP            uint32 // 1: an ICMP error begins the connection that it is about
 	SecureTCP               uint32 // a defence, too
 	SloppySCTP              uint32 // 1: any chunk but an ABORT begins an SCTP connection
 	SloppyTCP               uint32 // 1: any packet but a RST begins a TCP connection
@@ -70,11 +72,15 @@ var SettingNames = []SettingName{
 		About: "seconds after which lblc forgets a destination that is not used"},
 	{Name: "lblcr_expiration", Max: maxExpiration, field: func(s *Settings) *uint32 { return &s.LBLCRExpiration },
 		About: "seconds after which lblcr takes the busiest server out of an unchanged set"},
+	{Name: "nat_icmp_send", Max: 1, field: func(s *Settings) *uint32 { return &s.NATICMPSend },
+		About: "1: a server of a service with -m whose packet belongs to no connection hears that the port is unreachable; 0: such packets are left alone"},
 	{Name: "on_dead", Words: OnDeadNames, field: func(s *Settings) *uint32 { return (*uint32)(&s.OnDead) },
 		About: "connections of a server that is removed, in services without --on-dead: keep them, drop their packets (as the kernel), reset them at both ends, or reschedule as well what " +
 			"a server of weight 0 has of datagrams and persistent clients; datagrams go to another server with the last two"},
 	{Name: "pmtu_disc", Max: 1, field: func(s *Settings) *uint32 { return &s.PMTUDisc },
 		About: "1: what is too large for a tunnel and must not be fragmented is answered with its room; 0: the tunnel's packets are fragmented"},
+	{Name: "schedule_icmp", Max: 1, field: func(s *Settings) *uint32 { return &s.ScheduleICMP },
+		About: "1: an ICMP error about a connection that is not there begins it, for 3 s, where several directors have the same address; 0: it is left alone"},
 	{Name: "secure_tcp", Max: 3, field: func(s *Settings) *uint32 { return &s.SecureTCP },
 		About: "a TCP connection is established after the whole handshake, and not before: 0 to 3 as for drop_entry"},
 	{Name: "sloppy_sctp", Max: 1, field: func(s *Settings) *uint32 { return &s.SloppySCTP },

@@ -75,6 +75,9 @@ func (in *instance) commit(t *lvs.Table) error {
 	if err := in.readCalls(t, true); err != nil {
 		return err
 	}
+	if err := in.followReals(); err != nil {
+		return err
+	}
 	return in.expireDeserted()
 }
 

@@ -369,6 +369,13 @@ type bpfQuoted struct {
 	_         [1]byte
 }
 
+type bpfReal struct {
+	_      structs.HostLayout
+	Server uint32
+	Spare  uint32
+	Source [2]uint64
+}
+
 type bpfReason uint32
 
 const (
@@ -548,6 +555,8 @@ type bpfSetting struct {
 	Marks                   uint32
 	Device                  uint32
 	LocalMoved              uint32
+	NatIcmpSend             uint32
+	ScheduleIcmp            uint32
 }
 
 type bpfSlotUse uint32
@@ -603,6 +612,7 @@ const (
 	bpfMapPools             = "pools"
 	bpfMapQuotedHeaders     = "quoted_headers"
 	bpfMapQuotes            = "quotes"
+	bpfMapReals             = "reals"
 	bpfMapReasons           = "reasons"
 	bpfMapRestTc            = "rest_tc"
 	bpfMapRestXdp           = "rest_xdp"
@@ -721,6 +731,7 @@ type bpfMapSpecs struct {
 	Pools            *ebpf.MapSpec `ebpf:"pools"`
 	QuotedHeaders    *ebpf.MapSpec `ebpf:"quoted_headers"`
 	Quotes           *ebpf.MapSpec `ebpf:"quotes"`
+	Reals            *ebpf.MapSpec `ebpf:"reals"`
 	Reasons          *ebpf.MapSpec `ebpf:"reasons"`
 	RestTc           *ebpf.MapSpec `ebpf:"rest_tc"`
 	RestXdp          *ebpf.MapSpec `ebpf:"rest_xdp"`
@@ -797,6 +808,7 @@ type bpfMaps struct {
 	Pools            *ebpf.Map `ebpf:"pools"`
 	QuotedHeaders    *ebpf.Map `ebpf:"quoted_headers"`
 	Quotes           *ebpf.Map `ebpf:"quotes"`
+	Reals            *ebpf.Map `ebpf:"reals"`
 	Reasons          *ebpf.Map `ebpf:"reasons"`
 	RestTc           *ebpf.Map `ebpf:"rest_tc"`
 	RestXdp          *ebpf.Map `ebpf:"rest_xdp"`
@@ -835,6 +847,7 @@ func (m *bpfMaps) Close() error {
 		m.Pools,
 		m.QuotedHeaders,
 		m.Quotes,
+		m.Reals,
 		m.Reasons,
 		m.RestTc,
 		m.RestXdp,

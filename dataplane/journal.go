@@ -232,5 +232,8 @@ func (in *instance) repair() error {
 	if err := in.setTimeouts(timeouts); err != nil {
 		return err
 	}
+	if err := in.followReals(); err != nil {
+		return err
+	}
 	return in.removeJournal()
 }

@@ -317,6 +317,13 @@ type restorerQuoted struct {
 	_         [1]byte
 }
 
+type restorerReal struct {
+	_      structs.HostLayout
+	Server uint32
+	Spare  uint32
+	Source [2]uint64
+}
+
 type restorerReason uint32
 
 const (
@@ -538,6 +545,8 @@ type restorerSetting struct {
 	Marks                   uint32
 	Device                  uint32
 	LocalMoved              uint32
+	NatIcmpSend             uint32
+	ScheduleIcmp            uint32
 }
 
 type restorerSweeper struct {
@@ -578,6 +587,7 @@ const (
 	restorerMapPlans            = "plans"
 	restorerMapPools            = "pools"
 	restorerMapQuotedHeaders    = "quoted_headers"
+	restorerMapReals            = "reals"
 	restorerMapReasons          = "reasons"
 	restorerMapRestTc           = "rest_tc"
 	restorerMapRestXdp          = "rest_xdp"
@@ -676,6 +686,7 @@ type restorerMapSpecs struct {
 	Plans            *ebpf.MapSpec `ebpf:"plans"`
 	Pools            *ebpf.MapSpec `ebpf:"pools"`
 	QuotedHeaders    *ebpf.MapSpec `ebpf:"quoted_headers"`
+	Reals            *ebpf.MapSpec `ebpf:"reals"`
 	Reasons          *ebpf.MapSpec `ebpf:"reasons"`
 	RestTc           *ebpf.MapSpec `ebpf:"rest_tc"`
 	RestXdp          *ebpf.MapSpec `ebpf:"rest_xdp"`
@@ -750,6 +761,7 @@ type restorerMaps struct {
 	Plans            *ebpf.Map `ebpf:"plans"`
 	Pools            *ebpf.Map `ebpf:"pools"`
 	QuotedHeaders    *ebpf.Map `ebpf:"quoted_headers"`
+	Reals            *ebpf.Map `ebpf:"reals"`
 	Reasons          *ebpf.Map `ebpf:"reasons"`
 	RestTc           *ebpf.Map `ebpf:"rest_tc"`
 	RestXdp          *ebpf.Map `ebpf:"rest_xdp"`
@@ -786,6 +798,7 @@ func (m *restorerMaps) Close() error {
 		m.Plans,
 		m.Pools,
 		m.QuotedHeaders,
+		m.Reals,
 		m.Reasons,
 		m.RestTc,
 		m.RestXdp,

@@ -17,6 +17,7 @@ func (s *bpfSetting) public() lvs.Settings {
 		AMDropRate: s.AmDroprate, AMemThresh: s.Amemthresh, DropEntry: s.DropEntry, DropPacket: s.DropPacket, SecureTCP: s.SecureTcp, SloppySCTP: s.SloppySctp,
 		ConnReuseMode: s.ConnReuseMode, ExpireNodestConn: s.ExpireNodestConn, ExpireQuiescentTemplate: s.ExpireQuiescentTemplate,
 		LBLCExpiration: s.LblcExpiration, LBLCRExpiration: s.LblcrExpiration, SloppyTCP: s.SloppyTcp, PMTUDisc: s.PmtuDisc, OnDead: lvs.OnDead(s.OnDead),
+		NATICMPSend: s.NatIcmpSend, ScheduleICMP: s.ScheduleIcmp,
 	}
 }
 
@@ -24,6 +25,7 @@ func (s *bpfSetting) setPublic(to lvs.Settings) {
 	s.ConnReuseMode, s.ExpireNodestConn, s.ExpireQuiescentTemplate = to.ConnReuseMode, to.ExpireNodestConn, to.ExpireQuiescentTemplate
 	s.LblcExpiration, s.LblcrExpiration, s.SloppyTcp, s.PmtuDisc = to.LBLCExpiration, to.LBLCRExpiration, to.SloppyTCP, to.PMTUDisc
 	s.SloppySctp, s.OnDead = to.SloppySCTP, uint32(to.OnDead)
+	s.NatIcmpSend, s.ScheduleIcmp = to.NATICMPSend, to.ScheduleICMP
 	s.AmDroprate, s.Amemthresh, s.DropEntry, s.DropPacket, s.SecureTcp = to.AMDropRate, to.AMemThresh, to.DropEntry, to.DropPacket, to.SecureTCP
 }
 
@@ -57,7 +59,10 @@ func (d *Director) Set(change func(*lvs.Settings) error) error {
 		return err
 	}
 	s.setPublic(public)
-	return in.putSettings(s)
+	if err := in.putSettings(s); err != nil {
+		return err
+	}
+	return in.followReals()
 }
 
 // expireDeserted ends the connections and templates of servers that were removed, where the settings say so. The sweep takes them

@@ -79,6 +79,9 @@ func (d *Director) filled() (int, error) {
 	if err := in.open(); err != nil {
 		return 0, err
 	}
+	if err := in.followReals(); err != nil {
+		return 0, err
+	}
 	table, err := in.entries()
 	return table.live(), err
 }

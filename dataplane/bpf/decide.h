@@ -99,7 +99,7 @@ static __always_inline void decide_new(struct decision *d, struct flow *f, struc
 		if (!v)
 			return;
 		bool once = v->one_packet && f->protocol == IPPROTO_UDP;
-		if (once && f->early)
+		if (once && (f->early || f->quoted)) /* an error is about a packet whose server is not known any more */
 			return;
 		i = choose(f, p, v);
 		bool chosen = !i;

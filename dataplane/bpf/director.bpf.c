@@ -11,6 +11,7 @@
 #include "rates.h"
 #include "relay.h"
 #include "reset.h"
+#include "stray.h"
 #include "sweep.h"
 
 /* Not a packet of a connection, but perhaps for an address of ours. */
@@ -77,23 +78,30 @@ static __always_inline int direct_rest(struct packet *p)
 			return packet_pass(p);
 	}
 	packet_reload(p); /* also so that the verifier goes on only once */
+	struct decision *d = &plan->decision;
 	if (p->kind == PACKET_RELATED) {
 		decide_related(f, plan);
+		if (begins_by_error(f, d))
+			return go_on(p, REST_USUAL, true);
 	} else {
-		f->call = call_wanted(f) && call_read(p, f);
+		f->call = !f->quoted && call_wanted(f) && call_read(p, f);
 		if (f->fragment != FRAGMENT_LATER)
 			decide(f, plan);
+		if (p->kind == PACKET_USUAL && f->quoted && d->at != NO_LINE)
+			return go_on(p, REST_RELATED, false); /* it has a connection now */
+		if (is_stray(f, d))
+			decide_stray(f, plan);
 		if (p->kind == PACKET_FRAGMENT)
 			decide_fragment(f);
 	}
-	struct decision *d = &plan->decision;
 	switch (d->outcome) {
 	case OUTCOME_PASS:
 		return leave(p, d->reason);
 	case OUTCOME_DROP:
 		return drop(p, d->reason);
 	case OUTCOME_REFUSE:
-		return refuse(p, f, &port_unreachable, d->reason);
+		return d->direction == DIRECTION_OUTPUT ? refuse_from(p, f, &port_unreachable, d->reason, d->src) :
+							  refuse(p, f, &port_unreachable, d->reason);
 	case OUTCOME_ASK:
 		return packet_ask(p);
 	case OUTCOME_RESET:
@@ -105,7 +113,7 @@ static __always_inline int direct_rest(struct packet *p)
 		struct icmp_error e = {};
 		if (!relay(p, f, d, &e))
 			return packet_pass(p);
-		if (icmp_make(p, f, &e))
+		if (icmp_make(p, f, &e, f->dst))
 			return drop(p, REASON_MALFORMED);
 	}
 	return forward(p, f, d);

@@ -28,16 +28,22 @@ static __always_inline int drop(struct packet *p, enum reason why)
 }
 
 /* Neither errors nor later fragments are answered (RFC 1122, 3.2.2). */
-static __always_inline int refuse(struct packet *p, struct flow *f, const struct icmp_error *e, enum reason why)
+static __always_inline int refuse_from(struct packet *p, struct flow *f, const struct icmp_error *e, enum reason why,
+				       const __u64 from[2])
 {
 	if (p->hook == HOOK_XDP)
 		return packet_pass(p);
-	if (p->kind == PACKET_RELATED || f->fragment == FRAGMENT_LATER)
+	if (f->quoted || f->fragment == FRAGMENT_LATER)
 		return drop(p, why);
 	if (!icmp_allowed())
 		return drop(p, why == REASON_NO_SERVER ? REASON_NO_SERVER_QUIET : why);
 	count_reason(why);
-	return icmp_answer(p, f, e);
+	return icmp_answer(p, f, e, from);
+}
+
+static __always_inline int refuse(struct packet *p, struct flow *f, const struct icmp_error *e, enum reason why)
+{
+	return refuse_from(p, f, e, why, f->dst);
 }
 
 static __always_inline int translate(struct packet *p, struct flow *f, struct decision *d)

@@ -77,8 +77,8 @@ static __always_inline int icmp_quote_sum(struct packet *p, struct flow *f, __u6
 	return 0;
 }
 
-static __always_inline __u16 icmp_write4(struct packet *p, struct flow *f, const struct icmp_error *e, __u32 quoted,
-					 __u32 sum)
+static __always_inline __u16 icmp_write4(struct packet *p, struct flow *f, const struct icmp_error *e,
+					 const __u64 from[2], __u32 quoted, __u32 sum)
 {
 	struct iphdr *ip = p->data + sizeof(struct ethhdr);
 	struct icmp_head *icmp = (void *)(ip + 1);
@@ -89,7 +89,7 @@ static __always_inline __u16 icmp_write4(struct packet *p, struct flow *f, const
 	*(__u32 *)ip = bpf_htonl(0x45c00000 | total);
 	*(__u32 *)&ip->id = 0;
 	*(__u32 *)&ip->ttl = bpf_htonl(64 << 24 | IPPROTO_ICMP << 16);
-	ip->saddr = f->dst[1] >> 32;
+	ip->saddr = from[1] >> 32;
 	ip->daddr = f->src[1] >> 32;
 	ip->check = ~fold((__u64)bpf_htonl(0x45c00000 | total) + bpf_htonl(64 << 24 | IPPROTO_ICMP << 16) + ip->saddr +
 			  ip->daddr);
@@ -99,8 +99,8 @@ static __always_inline __u16 icmp_write4(struct packet *p, struct flow *f, const
 	return total;
 }
 
-static __always_inline __u16 icmp_write6(struct packet *p, struct flow *f, const struct icmp_error *e, __u32 quoted,
-					 __u32 sum)
+static __always_inline __u16 icmp_write6(struct packet *p, struct flow *f, const struct icmp_error *e,
+					 const __u64 from[2], __u32 quoted, __u32 sum)
 {
 	struct ipv6hdr *ip = p->data + sizeof(struct ethhdr);
 	struct icmp_head *icmp = (void *)(ip + 1);
@@ -110,7 +110,7 @@ static __always_inline __u16 icmp_write6(struct packet *p, struct flow *f, const
 	__u16 length = sizeof(*icmp) + quoted;
 	*(__u32 *)ip = bpf_htonl(0x60000000);
 	*((__u32 *)ip + 1) = bpf_htonl((__u32)length << 16 | IPPROTO_ICMPV6 << 8 | 64);
-	__builtin_memcpy(&ip->saddr, f->dst, 16);
+	__builtin_memcpy(&ip->saddr, from, 16);
 	__builtin_memcpy(&ip->daddr, f->src, 16);
 	*(__u32 *)icmp = bpf_htonl((__u32)e->type6 << 24 | (__u32)e->code6 << 16);
 	icmp->mtu = bpf_htonl(e->mtu);
@@ -121,9 +121,9 @@ static __always_inline __u16 icmp_write6(struct packet *p, struct flow *f, const
 	return sizeof(*ip) + length;
 }
 
-/* Makes an ICMP error out of the packet that the flow is of: to its sender, from the address that it was sent to. What is in
+/* Makes an ICMP error out of the packet that the flow is of: to its sender, from an address, mostly that it was sent to. What is in
  * front of it goes: the error about a tunnel that it was in (relay.h). MAC addresses are the caller's to write. tc only. */
-static __always_inline int icmp_make(struct packet *p, struct flow *f, const struct icmp_error *e)
+static __always_inline int icmp_make(struct packet *p, struct flow *f, const struct icmp_error *e, const __u64 from[2])
 {
 	__u32 quoted = f->length < QUOTE ? f->length : QUOTE, sum = 0, front = f->network - sizeof(struct ethhdr);
 	bool v4 = f->family == FAMILY_IPV4;
@@ -138,13 +138,14 @@ static __always_inline int icmp_make(struct packet *p, struct flow *f, const str
 	if ((void *)(eth + 1) > p->end)
 		return -1;
 	eth->h_proto = v4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
-	return v4 ? !icmp_write4(p, f, e, quoted, sum) : !icmp_write6(p, f, e, quoted, sum);
+	return v4 ? !icmp_write4(p, f, e, from, quoted, sum) : !icmp_write6(p, f, e, from, quoted, sum);
 }
 
 /* Turns the packet into an ICMP error, and sends it back. */
-static __always_inline int icmp_answer(struct packet *p, struct flow *f, const struct icmp_error *e)
+static __always_inline int icmp_answer(struct packet *p, struct flow *f, const struct icmp_error *e,
+				       const __u64 from[2])
 {
-	if (icmp_make(p, f, e))
+	if (icmp_make(p, f, e, from))
 		return TC_ACT_SHOT;
 	struct ethhdr *eth = p->data;
 	if ((void *)(eth + 1) > p->end)

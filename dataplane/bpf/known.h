@@ -38,6 +38,12 @@ static __always_inline __u32 ours_of(struct flow *f)
 	       (f->routed && f->mark ? OURS_MARK : 0);
 }
 
+/* Whether anybody asks whose a packet of a server is that no connection has (stray.h). */
+static __always_inline bool strays_count(void)
+{
+	return settings.calls || settings.nat_icmp_send;
+}
+
 static __always_inline struct home key_from_client(struct conn_key *k, struct flow *f)
 {
 	k->word = key_word(f->src_port, f->dst_port, f->protocol, CONN_PLAIN);
@@ -175,6 +181,7 @@ static __always_inline void decide_nothing(struct decision *d)
 	d->server = 0;
 	d->tell = 0;
 	d->begun = 0;
+	d->direction = DIRECTION_INPUT;
 	d->at = NO_LINE;
 }
 

@@ -24,6 +24,10 @@ MAP(service_slots, HASH, 1, BPF_F_NO_PREALLOC, struct service_key, __u32); /* se
 MAP(services, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct service);
 MAP(servers, ARRAY, 1, BPF_F_MMAPABLE, __u32, struct server);
 
+/* The servers with NAT, as services, of which they have the address and port; kept where anybody asks whose a packet is that no connection
+ * has: --pe sip, nat_icmp_send. */
+MAP(reals, HASH, 1, BPF_F_NO_PREALLOC, struct service_key, struct real);
+
 struct seats {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);

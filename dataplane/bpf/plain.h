@@ -134,7 +134,9 @@ static __always_inline int plain_forward(struct packet *p, struct flow *f)
 	}
 	if (of_ours == OURS_SERVER) {
 		e = find_of_server(&d, f, &key, jiffies);
-		return e ? plain_of(p, f, &d, e, jiffies) : packet_pass(p); /* nothing could give it a connection */
+		if (!e)
+			return strays_count() ? UNPLAIN + REST_USUAL : packet_pass(p);
+		return plain_of(p, f, &d, e, jiffies);
 	}
 	d.direction = DIRECTION_INPUT;
 	if (!(of_ours & OURS_VIRTUAL) || f->opens || settings.expire_nodest_conn)

@@ -19,6 +19,9 @@ enum {
 	SCHEDULED_NO_CALL = -9
 };
 
+/* How long a connection has that an ICMP error began, until a packet of its own comes. */
+enum { BEGUN_BY_ERROR = 3 }; /* seconds */
+
 /* Ends an entry that is past its time, or that a new connection of the same client port replaces. */
 __noinline int conn_retire(struct segment *s, __u32 segment, __u32 line)
 {
@@ -85,9 +88,11 @@ __noinline int service_of(struct flow *f)
 	}
 	if (!slot)
 		return SCHEDULED_NOT;
-	if (f->protocol == IPPROTO_TCP && !f->opens && (!settings.sloppy_tcp || f->event == TCP_EVENT_RST))
+	if (f->protocol == IPPROTO_TCP && !f->opens && !f->quoted &&
+	    (!settings.sloppy_tcp || f->event == TCP_EVENT_RST))
 		return SCHEDULED_NO_CONN;
-	if (f->protocol == IPPROTO_SCTP && !f->opens && (!settings.sloppy_sctp || f->event == SCTP_EVENT_ABORT))
+	if (f->protocol == IPPROTO_SCTP && !f->opens && !f->quoted &&
+	    (!settings.sloppy_sctp || f->event == SCTP_EVENT_ABORT))
 		return SCHEDULED_NO_CONN;
 	__u32 service = *slot;
 	struct service *v = bpf_map_lookup_elem(&services, &service);
@@ -121,7 +126,7 @@ __noinline int schedule(struct flow *f, struct plan *p)
 		life |= LIFE_CONTROLLED;
 	p->data.life = life;
 	p->data.server = p->server;
-	p->data.expires = now() + timeout_of(f->protocol, life & LIFE_STATE);
+	p->data.expires = now() + (f->quoted ? BEGUN_BY_ERROR * hz : timeout_of(f->protocol, life & LIFE_STATE));
 	p->data.home = p->home.line;
 	p->data.link = full ? p->back : p->template;
 	p->data.version = p->version;

@@ -41,7 +41,7 @@ static __always_inline __u32 life_begin(struct flow *f, enum forward forward)
 	bool masq = forward == FORWARD_MASQ || forward == FORWARD_FULLNAT;
 	__u32 life = (__u32)forward << LIFE_FORWARD_SHIFT | (masq ? 0 : LIFE_NO_OUTPUT);
 
-	if (f->protocol == IPPROTO_SCTP)
+	if (f->protocol == IPPROTO_SCTP || f->quoted)
 		return life;
 	return life_step(life, machine_of(f->protocol), f->event, masq ? DIRECTION_INPUT : DIRECTION_INPUT_ONLY);
 }

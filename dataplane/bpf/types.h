@@ -126,6 +126,13 @@ struct load {
 	__u32 overloaded;
 };
 
+/* A server with NAT, by what its packets come from. */
+struct real {
+	__u32 server; /* slot */
+	__u32 spare;
+	__u64 source[2]; /* the director's own address towards it */
+};
+
 /* A server's place in its service's list, newest first. Seat 0 is the head of the list and tells of it. */
 struct seat {
 	__u32 server; /* head: how many seats follow */
@@ -409,6 +416,9 @@ struct setting {
 	__u32 marks; /* bits: new connections of IPv4 and IPv6 wait until the firewall has seen them */
 	__u32 device; /* the interface whose egress they come by; 0 is none; NO_DEVICE_YET while it is being made */
 	__u32 local_moved; /* bits: the rule about local addresses was moved behind ours, for IPv4 and IPv6 */
+	/* as in kernel IPVS */
+	__u32 nat_icmp_send;
+	__u32 schedule_icmp;
 };
 
 /* Asks that an unmarked packet be brought to our device, for an address service to decide about it. */
