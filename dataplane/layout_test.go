@@ -141,19 +141,22 @@ func (w *world) mustBecome(layout []step, sizes map[string]uint32) {
 	must(w.t, w.exchange(f, n))
 }
 
-// The layouts of the test: in the first one servers lack their last bytes, counters too, seats and devices have some more.
-const serverBytes, counterBytes, seatBytes, deviceBytes = 128, 64, 24, 20
+// The layouts of the test: in the first one servers lack their last bytes, counters too, seats and devices have some more, and so have
+// the reasons of each CPU.
+const serverBytes, counterBytes, seatBytes, deviceBytes, reasonBytes = 128, 64, 24, 20, 8
 
 var (
-	formerSizes = map[string]uint32{bpfMapServers: serverBytes - 16, bpfMapCounters: 40, bpfMapLists: seatBytes + 8, bpfMapDevices: deviceBytes + 4}
-	toFormer    = step{
+	formerSizes = map[string]uint32{bpfMapServers: serverBytes - 16, bpfMapCounters: 40, bpfMapLists: seatBytes + 8, bpfMapDevices: deviceBytes + 4,
+		bpfMapReasons: reasonBytes + 4}
+	toFormer = step{
 		bpfMapServers: resized(serverBytes, serverBytes-16), bpfMapCounters: resized(counterBytes, 40),
 		bpfMapLists: resized(seatBytes, seatBytes+8), bpfMapDevices: resized(deviceBytes, deviceBytes+4),
+		bpfMapReasons: resized(reasonBytes, reasonBytes+4),
 	}
 	// a field comes with each step
 	fromFormer = []step{nil, {
 		bpfMapServers: conversion{serverBytes - 16, func(e []byte) []byte { return append(slices.Clone(e), 5, 0, 0, 0, 0, 0, 0, 0) }},
-		bpfMapDevices: resized(deviceBytes+4, deviceBytes),
+		bpfMapDevices: resized(deviceBytes+4, deviceBytes), bpfMapReasons: resized(reasonBytes+4, reasonBytes),
 	}, {
 		bpfMapServers:  conversion{serverBytes - 8, func(e []byte) []byte { return append(slices.Clone(e), e[serverBytes-16]+2, 0, 0, 0, 0, 0, 0, 0) }},
 		bpfMapCounters: resized(40, counterBytes), bpfMapLists: resized(seatBytes+8, seatBytes),
