@@ -37,6 +37,7 @@ const (
 	Assured                         // it has assured its template, as ASSURED says of a template itself
 	Told                            // of FullNAT: the server has been told who the client is
 	Answered                        // and has answered since
+	Disowned                        // its server has been taken away from it
 )
 
 // StateNamed is the state of a protocol that has a name; ok is false if there is none.

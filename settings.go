@@ -134,6 +134,16 @@ func (n SettingName) Set(s *Settings, value string) error {
 	return nil
 }
 
+// Asked are the settings as they were asked for: a defence that is ready is 1, be it on just now.
+func (s Settings) Asked() Settings {
+	for _, defence := range []*uint32{&s.DropEntry, &s.DropPacket, &s.SecureTCP} {
+		if *defence == 2 {
+			*defence = 1
+		}
+	}
+	return s
+}
+
 // The values of compat, which stands for all settings whose defaults differ.
 const (
 	CompatDirector = "director"
@@ -144,11 +154,9 @@ const (
 // Compat says whose defaults are in force where ours and those of kernel IPVS differ: director, kernel, or mixed.
 func (s Settings) Compat() string {
 	ours, kernels := true, true
+	s = s.Asked()
 	for _, n := range SettingNames {
 		is, our, kernel := n.Of(s), n.Of(DefaultSettings), n.Of(KernelSettings)
-		if n.Name == "drop_entry" && is == 2 {
-			is = 1 // it is on just now
-		}
 		if our != kernel {
 			ours, kernels = ours && is == our, kernels && is == kernel
 		}

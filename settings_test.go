@@ -62,3 +62,11 @@ func TestCompat(t *testing.T) {
 		t.Error("compat=mixed is taken")
 	}
 }
+
+// A defence that is on just now was asked to be ready; one that is always on stays so.
+func TestAsked(t *testing.T) {
+	s := lvs.Settings{DropEntry: 2, DropPacket: 3, SecureTCP: 2, ConnReuseMode: 2}
+	if got, want := s.Asked(), (lvs.Settings{DropEntry: 1, DropPacket: 3, SecureTCP: 1, ConnReuseMode: 2}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}

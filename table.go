@@ -28,6 +28,7 @@ type Server struct {
 	Stats      Stats
 	Rates      Rates
 	Edited     bool // the configuration was given anew, if only with the same values: schedulers may begin their round again
+	Carried    bool // the counters are to be Stats when the table is committed
 }
 
 // Draining says whether a server that had a weight takes no new connections any more.
@@ -42,6 +43,7 @@ type Service struct {
 	Stats   Stats
 	Rates   Rates
 	Zeroed  bool // the counters are to start again when the table is committed
+	Carried bool // its own are to be Stats then
 }
 
 // Server finds a real server by name; nil if the service has none such.
@@ -134,6 +136,24 @@ func (t *Table) Zero(id *ServiceID) error {
 		}
 	}
 	return nil
+}
+
+// Carry gives a service, or the server that is named, counters that it had elsewhere. One that is not there, or has counted something here,
+// stays as it is.
+func (t *Table) Carry(id ServiceID, server *ServerID, counted Stats) {
+	s := t.index[id]
+	if s == nil {
+		return
+	}
+	if server == nil {
+		if s.Stats == (Stats{}) {
+			s.Stats, s.Carried = counted, true
+		}
+		return
+	}
+	if d := s.Server(*server); d != nil && d.Stats == (Stats{}) {
+		d.Stats, d.Carried = counted, true
+	}
 }
 
 // SetTimeouts changes the time-outs that are not zero in to.

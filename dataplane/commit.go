@@ -15,14 +15,14 @@ import (
 
 // record is what is to become of one service: the same layouts as in the maps, only with what an operator decides.
 type record struct {
-	service bpfService  // Use is SLOT_REMOVED if the service is to go; First is 1 if its counters are to start again
-	servers []bpfServer // newest first; Next is 1 if the server was configured anew
+	service bpfService  // Use is SLOT_REMOVED if the service is to go; First has what is asked, Carried what counters are to be then
+	servers []bpfServer // newest first; so have Next and Zero
 	locals  []bpfLocal  // the service's own; for a record without a service, those that all of its family share
 }
 
 func (r *record) gone() bool   { return r.service.Use == bpfSlotUseSLOT_REMOVED }
 func (r *record) shared() bool { return r.service.Key.Protocol == 0 && r.service.Key.Mark == 0 }
-func (r *record) zeroed() bool { return r.service.First != 0 }
+func (r *record) zeroed() bool { return r.service.First&askAnew != 0 }
 
 // commit makes the maps say what the table says. Only what differs is touched. Every change is written down first, so
 // that the next command can finish it if this process is killed.
@@ -194,6 +194,7 @@ func (a *applying) one(r *record, made func(swap) error) error {
 	if r.zeroed() {
 		a.zero(slot, s)
 	}
+	a.carry(s, r, order)
 	if !fresh && !a.again {
 		return nil
 	}
@@ -359,27 +360,4 @@ func (a *applying) removeService(slot uint32, made func(swap) error) error {
 	a.chain(s, nil, a.membersOf(slot))
 	s.Use = bpfSlotUseSLOT_REMOVED
 	return a.forgetPlaces(slot)
-}
-
-// zero lets the counters of a service and its servers start again.
-func (a *applying) zero(slot uint32, s *bpfService) {
-	var sum lvs.Stats
-	a.rates.services[slot].restart()
-	for i, d := range a.members(s) {
-		a.rates.servers[i].restart()
-		counted := a.counted(i)
-		d.Zero = toCounts(counted)
-		cut()
-		sum.Add(counted)
-	}
-	var none lvs.Stats
-	none.Sub(sum)
-	s.Carried = toCounts(none)
-}
-
-func (in *instance) clear(server uint32) {
-	in.loads[server], in.rates.servers[server] = bpfLoad{}, bpfEstimate{}
-	for i := range in.counters[int(server)*in.cpus : (int(server)+1)*in.cpus] {
-		in.counters[int(server)*in.cpus+i] = bpfCounter{}
-	}
 }

@@ -44,7 +44,7 @@ func (in *instance) diff(t *lvs.Table) ([]*record, error) {
 // differs says whether a record would change the service in a slot; there is none in slot 0.
 func (in *instance) differs(slot uint32, r *record) (bool, error) {
 	s := &in.services[slot]
-	if slot == 0 || r.zeroed() || configOf(s) != configOf(&r.service) || in.serversDiffer(s, r.servers) {
+	if slot == 0 || r.service.First != 0 || configOf(s) != configOf(&r.service) || in.serversDiffer(s, r.servers) {
 		return true, nil
 	}
 	own, err := in.ownLocals(slot, s)
@@ -57,14 +57,22 @@ func newRecord(v *lvs.Service) (*record, error) {
 		return nil, err
 	}
 	if v.Zeroed {
-		s.First = 1
+		s.First |= askAnew
+	}
+	if v.Carried {
+		s.First |= askCarry
+		s.Carried = toCounts(v.Stats)
 	}
 	r := &record{service: s, servers: make([]bpfServer, len(v.Servers)), locals: toLocals(v.Locals)}
 	r.service.Locals = uint32(len(r.locals))
 	for i, d := range v.Servers {
 		r.servers[i] = toServer(d.ServerID, d.ServerConfig)
 		if d.Edited {
-			r.servers[i].Next = 1
+			r.servers[i].Next |= askAnew
+		}
+		if d.Carried {
+			r.servers[i].Next |= askCarry
+			r.servers[i].Zero = toCounts(d.Stats)
 		}
 	}
 	return r, nil

@@ -41,6 +41,8 @@ type stage struct {
 	ways       map[uint32]way // by line
 	asked      netip.Addr     // the way that the oracle asked for last
 	fast       int            // packets that XDP has sent
+
+	macs map[netip.Addr][6]byte // of those that have one of their own
 }
 
 // stageSide is an interface with the network behind it.
@@ -67,6 +69,7 @@ var stageWays = []struct {
 	mtu    uint32
 }{
 	{netip.MustParsePrefix("10.1.0.0/16"), clientSide, 1500},
+	{netip.MustParsePrefix("2001:db8::/64"), clientSide, 1500},
 	{netip.MustParsePrefix("2001:db8:1::/48"), clientSide, 1500},
 	{netip.MustParsePrefix("2001:db8:5::/48"), clientSide, 1500},
 	{netip.MustParsePrefix("10.2.0.0/16"), serverSide, 1500},
@@ -99,6 +102,9 @@ func (s *stage) route(a netip.Addr) (oracle.Hop, bool) {
 			hop := oracle.Hop{Interface: w.side, Source: side.mac, Destination: side.far, MTU: w.mtu, From: side.own4}
 			if a.Is6() {
 				hop.From = side.own6
+			}
+			if own, ok := s.macs[a]; ok {
+				hop.Destination = own
 			}
 			return hop, true
 		}

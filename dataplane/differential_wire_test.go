@@ -3,6 +3,7 @@
 package dataplane
 
 import (
+	"bytes"
 	"encoding/binary"
 	"hash/crc32"
 	"net/netip"
@@ -16,14 +17,16 @@ type wire struct {
 	protocol   lvs.Protocol
 	from, to   netip.AddrPort
 	flags      byte // of TCP; of SCTP the chunk
-	ttl        byte
+	tos, ttl   byte // tos: of IPv4
 	payload    int
+	words      int    // of TCP's options
 	says       string // instead of the payload
 	fragment   uint16 // flags and offset as in IPv4
 	id         byte   // of the packet that this is a fragment of
 	quotes     *wire  // it is an ICMP error about another packet, of which it has
 	quoted     int    // so many bytes
 	kind       byte   // of ICMP
+	tells      []byte // its first eight bytes, if it is not about a narrow way
 	options    int    // IPv4: words
 	extensions []byte // IPv6: what lies before the transport header
 	checksum   wireChecksum
@@ -82,7 +85,7 @@ func (w wire) ipv4() []byte {
 	header := 20 + 4*w.options
 	ip := make([]byte, header)
 	transport := w.transport(w.from.Addr().AsSlice(), w.to.Addr().AsSlice())
-	ip[0] = 0x40 | byte(header/4)
+	ip[0], ip[1] = 0x40|byte(header/4), w.tos
 	binary.BigEndian.PutUint16(ip[2:], uint16(header+len(transport)))
 	ip[4], ip[5] = w.id, w.id
 	binary.BigEndian.PutUint16(ip[6:], w.fragment)
@@ -139,7 +142,11 @@ func (w wire) icmp(src, dst []byte) []byte {
 	} else {
 		quoted = w.quotes.ipv4()
 	}
-	b := append([]byte{w.kind, 4, 0, 0, 0, 0, 2, 88}, quoted[:min(w.quoted, len(quoted))]...)
+	b := []byte{w.kind, 4, 0, 0, 0, 0, 2, 88}
+	if w.tells != nil {
+		b = slices.Clone(w.tells)
+	}
+	b = append(b, quoted[:min(w.quoted, len(quoted))]...)
 	if w.from.Addr().Is6() {
 		pseudo = slices.Concat(src, dst, []byte{0, 58, byte(len(b) >> 8), byte(len(b))})
 	}
@@ -161,7 +168,8 @@ func (w wire) transport(src, dst []byte) []byte {
 		binary.BigEndian.PutUint16(b[4:], uint16(8+len(w.content())))
 	} else {
 		copy(b[4:], "seqnackn\x50f\x20\x00")
-		b[13] = w.flags
+		b[12], b[13] = byte(5+w.words)<<4, w.flags
+		b = append(b, bytes.Repeat([]byte{1}, 4*w.words)...)
 	}
 	binary.BigEndian.PutUint16(b, w.from.Port())
 	binary.BigEndian.PutUint16(b[2:], w.to.Port())

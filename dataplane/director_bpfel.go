@@ -355,7 +355,7 @@ type bpfPlan struct {
 
 type bpfQuote struct {
 	_     structs.HostLayout
-	Bytes [516]uint8
+	Bytes [1028]uint8
 }
 
 type bpfQuoted struct {

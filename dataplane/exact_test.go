@@ -63,35 +63,39 @@ func (w *world) mustSweep() {
 // mustTool gives a program that works on the world's maps.
 func (w *world) mustTool(name string) *ebpf.Program {
 	w.t.Helper()
-	if w.tools != nil {
-		return w.tools.Programs[name]
+	if w.tools == nil {
+		w.tools = mustTools(w.t, w.mustLook())
 	}
+	return w.tools.Programs[name]
+}
+
+// mustTools loads the programs of tests upon an instance's maps.
+func mustTools(t testing.TB, in *instance) *ebpf.Collection {
+	t.Helper()
 	c, err := ebpf.LoadCollectionSpec("testdata/stress.o")
-	must(w.t, err)
-	in := w.mustLook()
+	must(t, err)
 	replaced := map[string]*ebpf.Map{}
 	for _, name := range []string{bpfMapConns, bpfMapGuards, bpfMapLinks, bpfMapServers, bpfMapLoads, bpfMapCounters, bpfMapCalls, bpfMapSweepers, bpfMapLists,
 		bpfMapServices, bpfMapServerEstimates, bpfMapServiceEstimates, bpfMapEstimators, bpfMapAccounts} {
 		replaced[name], err = in.m(name)
-		must(w.t, err)
+		must(t, err)
 		c.Maps[name].MaxEntries = replaced[name].MaxEntries()
 	}
 	replaced[settingsMap], err = in.m(settingsPin)
-	must(w.t, err)
-	must(w.t, c.Variables[bpfVarSegments].Set(replaced[bpfMapConns].MaxEntries()))
+	must(t, err)
+	must(t, c.Variables[bpfVarSegments].Set(replaced[bpfMapConns].MaxEntries()))
 	accounting, err := in.accounting()
-	must(w.t, err)
-	must(w.t, c.Variables[bpfVarAccounting].Set(accounting))
-	must(w.t, c.Variables[bpfVarHz].Set(in.hz))
-	must(w.t, c.Variables[bpfVarCpus].Set(uint32(in.cpus)))
-	must(w.t, c.Variables[bpfVarServersSize].Set(uint32(len(in.servers))))
-	must(w.t, c.Variables[bpfVarServicesSize].Set(uint32(len(in.services))))
-	must(w.t, c.Variables[bpfVarTestClock].Set(true))
+	must(t, err)
+	must(t, c.Variables[bpfVarAccounting].Set(accounting))
+	must(t, c.Variables[bpfVarHz].Set(in.hz))
+	must(t, c.Variables[bpfVarCpus].Set(uint32(in.cpus)))
+	must(t, c.Variables[bpfVarServersSize].Set(uint32(len(in.servers))))
+	must(t, c.Variables[bpfVarServicesSize].Set(uint32(len(in.services))))
+	must(t, c.Variables[bpfVarTestClock].Set(true))
 	coll, err := ebpf.NewCollectionWithOptions(c, ebpf.CollectionOptions{MapReplacements: replaced})
-	must(w.t, err)
-	w.t.Cleanup(coll.Close)
-	w.tools = coll
-	return coll.Programs[name]
+	must(t, err)
+	t.Cleanup(coll.Close)
+	return coll
 }
 
 // farm is a service with so many servers, without a neighbour to any.

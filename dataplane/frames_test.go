@@ -165,10 +165,10 @@ func (p packet) transport(network gopacket.NetworkLayer, from, to uint16) gopack
 	return s
 }
 
-// icmpError gives the answer to a frame: an ICMP error from the address that it was sent to, quoting up to 512 bytes.
+// icmpError gives the answer to a frame: an ICMP error from the address that it was sent to, quoting up to 548 bytes.
 func icmpError(t testing.TB, frame []byte, kind4 layers.ICMPv4TypeCode, kind6 layers.ICMPv6TypeCode, mtu uint32) []byte {
 	t.Helper()
-	return errorQuoting(t, frame[:headers+min(512, ipLength(frame))], kind4, kind6, mtu)
+	return errorQuoting(t, frame[:headers+min(548, ipLength(frame))], kind4, kind6, mtu)
 }
 
 // errorQuoting gives such an error, which quotes all that there is of the frame.

@@ -231,7 +231,7 @@ func (j *judge) forwarded(in, out []byte) error {
 // answer says what is wrong with an ICMP error of the director about a packet.
 func answer(a, b reading) error {
 	quoted := b.b[b.head+8:]
-	if b.src != a.dst || b.v6 != a.v6 || a.from != 0 || !bytes.HasPrefix(a.b, quoted) || len(quoted) != min(512, len(a.b)) || *b.ttl() != 64 {
+	if b.src != a.dst || b.v6 != a.v6 || a.from != 0 || !bytes.HasPrefix(a.b, quoted) || len(quoted) != min(548, len(a.b)) || *b.ttl() != 64 {
 		return errAnswer
 	}
 	// a checksum that is that of the pseudo header alone is left to the device, as what is around it is then

@@ -22,7 +22,8 @@ import (
 // and one that is new is made as in a new instance.
 type step map[string]conversion
 
-// conversion gives an entry its next form. Of lists and pools these are the entries of the maps in them.
+// conversion gives an entry its next form. Of lists and pools these are the entries of the maps in them; of what each CPU has for itself,
+// each CPU's.
 type conversion struct {
 	from  int // bytes that an entry had
 	entry func(e []byte) []byte
@@ -41,7 +42,7 @@ func ownLayout() uint32 { return uint32(len(steps)) + 1 }
 var still = []string{bpfMapConns, bpfMapGuards, bpfMapLinks, bpfMapLoads}
 
 // passing are the maps that each set of programs has for itself: what is worked in for the time of a packet.
-var passing = []string{bpfMapPlans, bpfMapFindings, bpfMapQuotes, bpfMapSupers, bpfMapRestTc, bpfMapRestXdp, constants}
+var passing = []string{bpfMapPlans, bpfMapFindings, bpfMapQuotes, bpfMapSupers, bpfMapMessages, bpfMapPieces, bpfMapQuotedHeaders, bpfMapRestTc, bpfMapRestXdp, constants}
 
 // release is the version of an instance's programs and maps. It is pinned beside them.
 type release struct {

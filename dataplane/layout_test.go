@@ -119,11 +119,14 @@ func resized(from, to int) conversion {
 	}}
 }
 
+// ownSteps are those of this version, before a test adds some of its own.
+var ownSteps = slices.Clone(steps)
+
 // mustBecome brings what is loaded to another layout, whose maps have entries of other sizes.
 func (w *world) mustBecome(layout []step, sizes map[string]uint32) {
 	w.t.Helper()
-	steps = layout
-	w.t.Cleanup(func() { steps = nil })
+	steps = slices.Concat(ownSteps, layout)
+	w.t.Cleanup(func() { steps = ownSteps })
 	f, err := findRunning(w.place.Path)
 	must(w.t, err)
 	defer f.close()
@@ -141,23 +144,26 @@ func (w *world) mustBecome(layout []step, sizes map[string]uint32) {
 	must(w.t, w.exchange(f, n))
 }
 
-// The layouts of the test: in the first one servers lack their last bytes, counters too, seats and devices have some more.
-const serverBytes, counterBytes, seatBytes, deviceBytes = 128, 64, 24, 20
+// The layouts of the test: in the first one servers lack their last bytes, counters too, seats and devices have some more, and so have
+// the reasons of each CPU.
+const serverBytes, counterBytes, seatBytes, deviceBytes, reasonBytes = 128, 64, 24, 20, 8
 
 var (
-	formerSizes = map[string]uint32{bpfMapServers: serverBytes - 16, bpfMapCounters: 40, bpfMapLists: seatBytes + 8, bpfMapDevices: deviceBytes + 4}
-	toFormer    = step{
+	formerSizes = map[string]uint32{bpfMapServers: serverBytes - 16, bpfMapCounters: 40, bpfMapLists: seatBytes + 8, bpfMapDevices: deviceBytes + 4,
+		bpfMapReasons: reasonBytes + 4}
+	toFormer = step{
 		bpfMapServers: resized(serverBytes, serverBytes-16), bpfMapCounters: resized(counterBytes, 40),
 		bpfMapLists: resized(seatBytes, seatBytes+8), bpfMapDevices: resized(deviceBytes, deviceBytes+4),
+		bpfMapReasons: resized(reasonBytes, reasonBytes+4),
 	}
 	// a field comes with each step
-	fromFormer = []step{nil, {
+	fromFormer = slices.Concat(ownSteps, []step{nil, {
 		bpfMapServers: conversion{serverBytes - 16, func(e []byte) []byte { return append(slices.Clone(e), 5, 0, 0, 0, 0, 0, 0, 0) }},
-		bpfMapDevices: resized(deviceBytes+4, deviceBytes),
+		bpfMapDevices: resized(deviceBytes+4, deviceBytes), bpfMapReasons: resized(reasonBytes+4, reasonBytes),
 	}, {
 		bpfMapServers:  conversion{serverBytes - 8, func(e []byte) []byte { return append(slices.Clone(e), e[serverBytes-16]+2, 0, 0, 0, 0, 0, 0, 0) }},
 		bpfMapCounters: resized(40, counterBytes), bpfMapLists: resized(seatBytes+8, seatBytes),
-	}}
+	}})
 )
 
 // What an older version has loaded is brought to this version's layout by the steps between, with everything that is known.
@@ -175,7 +181,8 @@ func TestUpgradeFromAnotherLayout(t *testing.T) {
 	}
 	u, err := w.Upgrade(false)
 	must(t, err)
-	if !u.Done || u.Layout != [2]int{2, 4} {
+	own := len(ownSteps) + 1
+	if !u.Done || u.Layout != [2]int{own + 1, own + 3} {
 		t.Errorf("%+v", u)
 	}
 	w.checkOnePlace()
@@ -195,7 +202,7 @@ func TestUpgradeFromAnotherLayout(t *testing.T) {
 	w.checkConsistent()
 
 	// and of a newer one nothing is touched
-	steps = nil
+	steps = ownSteps
 	if _, err := w.Upgrade(true); !errors.Is(err, ErrOtherVersion) || !strings.Contains(err.Error(), "newer") {
 		t.Errorf("to an older layout: %v", err)
 	}
@@ -240,7 +247,7 @@ func TestUpgradeToAnotherLayoutCutAnywhere(t *testing.T) {
 		}
 		u, err := w.Upgrade(false)
 		must(t, err)
-		if u.Layout[1] != 4 {
+		if u.Layout[1] != len(ownSteps)+4 {
 			t.Errorf("%+v", u)
 		}
 		w.checkOnePlace()
@@ -251,7 +258,7 @@ func TestUpgradeToAnotherLayoutCutAnywhere(t *testing.T) {
 		if !was {
 			break
 		}
-		steps = nil
+		steps = ownSteps
 		w.mustRelease(ownRelease())
 	}
 	if done < 2 {

@@ -101,7 +101,7 @@ func wholly(a reading) bool {
 // relayed judges an error about a packet in a tunnel.
 func (y leg) relayed(a, b, inner reading) error {
 	quoted := b.b[b.head+8:]
-	if b.src != y.Virtual.Addr() || b.dst != y.Client.Addr() || !bytes.HasPrefix(inner.b, quoted) || len(quoted) != min(512, len(inner.b)) {
+	if b.src != y.Virtual.Addr() || b.dst != y.Client.Addr() || !bytes.HasPrefix(inner.b, quoted) || len(quoted) != min(548, len(inner.b)) {
 		return errAnswer
 	}
 	if _, was, _, _ := a.valid(); !was {

@@ -15,13 +15,17 @@ import (
 // mustEstimate has two seconds go by for the rates, by the code that the timer runs, in slices of so many counter lines.
 func (w *world) mustEstimate(lines uint32) (slices int) {
 	w.t.Helper()
-	p := w.mustTool("estimate")
+	return mustEstimate(w.t, w.mustTool("estimate"), lines)
+}
+
+func mustEstimate(t testing.TB, p *ebpf.Program, lines uint32) (slices int) {
+	t.Helper()
 	for {
 		slices++
 		skb := [48]uint32{2: lines} // mark
 		r, err := p.Run(&ebpf.RunOptions{Data: make([]byte, 64), Context: skb})
 		if err != nil || r > 1 {
-			w.t.Fatalf("estimate: %d, %v", int32(r), err)
+			t.Fatalf("estimate: %d, %v", int32(r), err)
 		}
 		if r == 1 {
 			return slices

@@ -92,6 +92,8 @@ func convertMap(to, from *ebpf.Map, inner *ebpf.MapSpec, all []conversion) error
 	switch from.Type() {
 	case ebpf.Array:
 		return convertArray(to, from, all)
+	case ebpf.PerCPUArray:
+		return convertPerCPU(to, from, all)
 	case ebpf.Hash, ebpf.LRUHash:
 		var key, value []byte
 		it := from.Iterate()
@@ -119,6 +121,24 @@ func convertArray(to, from *ebpf.Map, all []conversion) error {
 		}
 	}
 	cut()
+	return nil
+}
+
+// convertPerCPU converts what each CPU has of an entry. The kernel hands out values rounded up to eight bytes.
+func convertPerCPU(to, from *ebpf.Map, all []conversion) error {
+	for i := range min(from.MaxEntries(), to.MaxEntries()) {
+		var values [][]byte
+		if err := from.Lookup(i, &values); err != nil {
+			return err
+		}
+		for cpu, v := range values {
+			values[cpu] = convertEntry(v[:from.ValueSize()], all)
+		}
+		if err := to.Put(i, values); err != nil {
+			return err
+		}
+		cut()
+	}
 	return nil
 }
 

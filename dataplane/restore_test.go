@@ -168,7 +168,7 @@ func (m *moving) sticks(frame func(port uint16) []byte, mark uint32) {
 func (w *world) mustSaved() (entries []lvs.Entry, text string) {
 	w.t.Helper()
 	var out bytes.Buffer
-	f := saved.NewWriter(&out, nil)
+	f := saved.NewWriter(&out, lvs.DefaultSettings, nil)
 	w.mustLook().savedEntries(w.now64(), func(e lvs.Entry, err error) bool {
 		must(w.t, err)
 		entries = append(entries, e)
@@ -201,7 +201,7 @@ func asText(entries []lvs.Entry) string {
 // fromFile reads what a file has, as a restore does.
 func fromFile(text string) iter.Seq2[*lvs.Entry, error] {
 	return func(yield func(*lvs.Entry, error) bool) {
-		if _, err := saved.Read(strings.NewReader(text), func(string) error { return nil }, func(e *lvs.Entry) error { yield(e, nil); return nil }); err != nil {
+		if _, err := saved.Read(strings.NewReader(text), saved.Into{Entry: func(e *lvs.Entry) error { yield(e, nil); return nil }}); err != nil {
 			yield(nil, err)
 		}
 	}

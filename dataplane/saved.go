@@ -17,7 +17,7 @@ import (
 var lifeFlags = []struct {
 	life uint32
 	flag lvs.EntryFlags
-}{{0x400, lvs.NoOutput}, {lifeSamePort, lvs.SamePort}, {0x2000, lvs.Assured}, {0x4000, lvs.Answered}, {0x8000, lvs.Told}}
+}{{0x400, lvs.NoOutput}, {lifeSamePort, lvs.SamePort}, {0x2000, lvs.Assured}, {0x4000, lvs.Answered}, {0x8000, lvs.Told}, {lifeDisowned, lvs.Disowned}}
 
 const (
 	lifeActiveBit     = 0x100

@@ -34,7 +34,7 @@ func (a *applying) seat(slot uint32, before []sched.Server, order []uint32, want
 	edited := len(before) != len(after)
 	for n, i := range order {
 		d := &a.servers[i]
-		after[n] = sched.Server{ID: serverID(d), Weight: d.Weight, LastWeight: d.LastWeight, Edited: want[n].Next != 0}
+		after[n] = sched.Server{ID: serverID(d), Weight: d.Weight, LastWeight: d.LastWeight, Edited: want[n].Next&askAnew != 0}
 		edited = edited || after[n] != before[n]
 	}
 	if !fresh && !newScheduler && !edited && !a.again {

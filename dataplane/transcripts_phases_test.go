@@ -10,29 +10,20 @@ import (
 	"lvs"
 )
 
-// talk lets segments of a connection pass: "> S" goes to the server, "< SA" comes from it, which the director does not see but with NAT.
+// talk lets segments of a connection pass.
 func (r *transcript) talk(port, virtual uint16, segments ...string) {
 	r.t.Helper()
-	client := netip.AddrPortFrom(netip.MustParseAddr("10.1.0.1"), port)
-	server := netip.AddrPortFrom(netip.MustParseAddr("10.2.0.11"), virtual)
+	c := tcpClient{netip.AddrPortFrom(netip.MustParseAddr(r.client), port), netip.AddrPortFrom(r.virtual, virtual),
+		netip.AddrPortFrom(netip.MustParseAddr("10.2.0.11"), virtual)}
 	for _, s := range segments {
-		way, letters, _ := strings.Cut(s, " ")
-		var flags byte
-		for _, l := range letters {
-			flags |= map[rune]byte{'S': syn, 'A': ack, 'F': fin, 'R': rst, 'P': psh}[l]
-		}
-		switch {
-		case way == ">":
-			r.segment(client, netip.AddrPortFrom(r.virtual, virtual), flags)
-		case r.forward == "-m":
-			r.segment(server, client, flags)
-		}
+		r.say(c, s)
 	}
 }
 
+// greet connects, and hears a server's "rs1".
 func (r *transcript) greet(port uint16) {
 	r.t.Helper()
-	r.talk(port, 80, "> S", "< SA", "> A", "< PA", "> A")
+	r.talk(port, 80, "> S", "< SA", "> A", "< PA4", "> A")
 }
 
 // datagram asks from a port, has the answer pass if there is one, and tells which server got it.
@@ -47,7 +38,7 @@ func (r *transcript) datagram(port uint16, size int) string {
 	if r.forward != "-m" {
 		return ""
 	}
-	r.pass(wire{protocol: lvs.UDP, from: to, to: w.from, ttl: 64, payload: size, fragment: 0x4000})
+	r.pass(wire{protocol: lvs.UDP, from: to, to: w.from, ttl: 64, payload: max(size, len("rs1\n")), fragment: 0x4000})
 	return fmt.Sprintf("rs%c", digitOf(to))
 }
 
@@ -96,7 +87,7 @@ var phases = []struct {
 	{"forwarding method edited", func(*transcript) {}},
 	// what was seen of the packets, which the rest tells of
 	{"packets on ", func(r *transcript) {
-		r.skip("IP ", "    ")
+		r.take("IP ", "    ")
 		if strings.HasPrefix(r.title, "mid-stream") {
 			r.midstream()
 		}

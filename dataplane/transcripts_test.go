@@ -3,21 +3,18 @@
 package dataplane
 
 import (
-	"bytes"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 
-	"lvs"
-	"lvs/ipvsadm"
+	"lvs/oracle"
 )
 
 // TestRecordedTranscripts plays what was recorded from a Linux 6.1 kernel and its ipvsadm: commands and their output, and where
@@ -30,14 +27,9 @@ func TestRecordedTranscripts(t *testing.T) {
 			if name == "firewall" {
 				s.mustFirewall(t)
 			}
-			for n := range 4 {
-				for _, a := range []string{fmt.Sprintf("10.2.0.%d", 11+n), fmt.Sprintf("2001:db8:2::%d", 11+n)} {
-					mustDo(t, "neighbour", netlink.NeighSet(&netlink.Neigh{LinkIndex: s.sides[serverSide].index, State: netlink.NUD_PERMANENT,
-						IP: net.ParseIP(a), HardwareAddr: s.sides[serverSide].far[:]}))
-				}
-			}
+			s.mustRecordedHosts(t)
 			played := 0
-			for _, file := range []string{"persistence", "masks", "prefixes", "quiesce", "removal", "thresholds", "states", "timeouts", "stats", "misc"} {
+			for _, file := range []string{"persistence", "masks", "prefixes", "quiesce", "removal", "thresholds", "states", "timeouts", "stats", "misc", "modes", "icmp"} {
 				text, err := os.ReadFile("testdata/transcripts/" + file + ".txt")
 				mustDo(t, file, err)
 				_, sections, _ := strings.Cut("\n"+string(text), "\n== ")
@@ -49,33 +41,38 @@ func TestRecordedTranscripts(t *testing.T) {
 					}
 					played++
 					t.Log(title) // in no goroutine of its own, which would be in another namespace
-					r := &transcript{stage: s, t: t, title: title, lines: strings.Split(lines, "\n"), port: 40000, forward: forwardOf(title)}
-					r.virtual = netip.MustParseAddr(recordedVirtual.FindString(lines))
+					r := newTranscript(s, t, file, title, lines)
 					r.play()
 				}
 			}
-			if want := map[string]int{"tc": 53, "xdp": 53, "firewall": 3}[name]; played != want {
+			if want := map[string]int{"tc": 80, "xdp": 80, "firewall": 3}[name]; played != want {
 				t.Errorf("%d sections played, want %d", played, want)
 			}
 		})
 	}
 }
 
-// unplayed says why a section is left out.
-func unplayed(title, hook string) string {
-	for what, why := range map[string]string{
-		"expire_nodest_conn=0, it was the last one": "the kernel's hooks go with the last service, ours stay",
-		"TCP: ":                    "how many packets there are is up to the hosts",
-		"rates: ":                  "takes time",
-		"large numbers":            "takes a hundred million bytes",
-		"over a connection's life": "played with the states",
-		"formats with IPv4 long":   "how entries are listed is known from ipvsadm's recordings",
-		"sysctls of a namespace":   "what differs is in docs/COMPATIBILITY.md",
-	} {
-		if strings.Contains(title, what) {
-			return why
+// mustRecordedHosts says who is there: servers with MAC addresses of their own, by which they are told apart, and clients.
+func (s *stage) mustRecordedHosts(t *testing.T) {
+	t.Helper()
+	s.macs = map[netip.Addr][6]byte{}
+	know := func(side int, address string, mac [6]byte) {
+		mustDo(t, "neighbour", netlink.NeighSet(&netlink.Neigh{LinkIndex: s.sides[side].index, State: netlink.NUD_PERMANENT,
+			IP: net.ParseIP(address), HardwareAddr: mac[:]}))
+		s.macs[netip.MustParseAddr(address)] = mac
+	}
+	for n := range byte(4) {
+		for _, a := range []string{"10.2.0.%d", "2001:db8:2::%d"} {
+			know(serverSide, fmt.Sprintf(a, 11+n), [6]byte{2, 0, 0, 0, 1, 1 + n})
 		}
 	}
+	for _, a := range []string{"10.1.0.5", "10.1.0.6", "10.1.0.8", "10.1.200.200", "2001:db8::2"} {
+		know(clientSide, a, s.sides[clientSide].far)
+	}
+}
+
+// unplayed says why a section is left out.
+func unplayed(title, hook string) string {
 	if marks := strings.Contains(title, "irewall mark"); marks != (hook == "firewall") {
 		return "it is about the firewall, or not"
 	}
@@ -84,9 +81,10 @@ func unplayed(title, hook string) string {
 
 // forwardOf is the option for the forwarding method that a section is about.
 func forwardOf(title string) string {
-	method, _, _ := strings.Cut(title, ",")
-	if option, ok := map[string]string{"DR": "-g", "TUN": "-i"}[method]; ok {
-		return option
+	for option, method := range map[string]string{"-g": `^DR\b|in DR mode`, "-i": `^TUN\b|^tunnel`} {
+		if regexp.MustCompile(method).MatchString(title) {
+			return option
+		}
 	}
 	return "-m"
 }
@@ -102,8 +100,32 @@ type transcript struct {
 	virtual netip.Addr
 	forward string // an option of ipvsadm
 	mark    uint32
+	client  string
 	port    uint16      // the next client's
 	open    []tcpClient // connections that are kept
+	before  []func()    // what happens before each command, where no line tells of it
+
+	counted  bool                    // the recording has all packets, or their sums
+	captures bool                    // packets were captured
+	gets     map[string]byte         // the number of the server that is to get a protocol's packets
+	sees     []string                // its end of the connection, and the other one
+	spreads  map[netip.Addr][]uint16 // source ports of GUE
+
+	verdict oracle.Verdict // about the last packet
+	sent    []byte         // what became of it
+	toward  [6]byte        // the MAC address that it goes to
+}
+
+func newTranscript(s *stage, t *testing.T, file, title, lines string) *transcript {
+	r := &transcript{stage: s, t: t, title: title, lines: strings.Split(lines, "\n"), client: "10.1.0.1", port: 40000, forward: forwardOf(title)}
+	r.virtual = netip.MustParseAddr("10.9.200.62") // where the recording names none
+	if a := recordedVirtual.FindString(lines); a != "" {
+		r.virtual = netip.MustParseAddr(a)
+	}
+	r.counted = slices.Contains([]string{"stats", "modes", "icmp"}, file)
+	r.captures = strings.Contains(lines, "packets on ")
+	r.gets, r.spreads = map[string]byte{}, map[netip.Addr][]uint16{}
+	return r
 }
 
 // tcpClient is a connection, in both its halves.
@@ -118,11 +140,22 @@ func (r *transcript) play() {
 		line := r.lines[0]
 		r.lines = r.lines[1:]
 		if command, ok := strings.CutPrefix(line, "dir$ "); ok {
+			if len(r.before) != 0 {
+				r.before[0]()
+				r.before = r.before[1:]
+			}
 			r.command(command, r.output())
+		} else if host, command, ok := strings.Cut(line, "$ "); ok && !strings.Contains(host, " ") {
+			r.elsewhere(command)
 		} else if line != "" {
 			r.statement(line)
 		}
 		r.checkState(r.t)
+	}
+	for server, ports := range r.spreads {
+		if len(slices.Compact(ports)) != 1 {
+			r.t.Errorf("packets of one connection come to %v from ports %v", server, ports)
+		}
 	}
 	r.mustEnd(r.t)
 }
@@ -133,7 +166,43 @@ func (r *transcript) prepare() {
 	if strings.Contains(r.title, "irewall mark") {
 		r.mark = 77
 	}
-	switch service := fmt.Sprintf("-t %v:80", r.virtual); kind {
+	switch service, other := fmt.Sprintf("-t %v:80", r.virtual), fmt.Sprintf("-t %v:81", r.virtual); kind {
+	case "DR":
+		r.port = 34002 // of the only client that has no packets recorded
+	case "IPv6,":
+		r.client, r.port = "2001:db8::2", 35999
+	case "only", "VIP,", "ping":
+		r.run("-A " + service + " -s rr")
+	case "tunnel:":
+		service = fmt.Sprintf("-u %v:53", r.virtual)
+		r.run("-A " + service + " -s rr")
+		r.servers(service, "")
+	case "fragmentation", "ActiveConn/InActConn", "the":
+		r.run("-A " + service + " -s rr")
+		if strings.Contains(r.title, "formats") {
+			r.run("-a " + service + " -r 10.2.0.11:8080 -m")
+			r.port = 48199
+			r.connect("10.1.200.200", 80, true)
+			return
+		}
+		r.servers(service, "")
+		if kind[0] == 'A' {
+			r.before = []func(){func() { r.greet(48100) }, func() { r.talk(48100, 80, "> FA", "< FA", "> A") }}
+		}
+	case "NAT,", "DR,", "TUN,", "large":
+		if strings.Contains(r.title, "UDP") {
+			break
+		}
+		r.run("-A " + other + " -s rr")
+		r.servers(other, "")
+		if kind == "large" {
+			r.before = []func(){r.manyBytes}
+		}
+	case "rates:":
+		service = fmt.Sprintf("-u %v:53", r.virtual)
+		r.run("-A " + service + " -s rr")
+		r.servers(service, "")
+		r.before = []func(){func() { r.datagrams(9, 17) }, func() { r.datagrams(4) }}
 	case "persistent":
 		r.run("-A " + service + " -s rr -p 300")
 		r.servers(service, "", "")
@@ -205,172 +274,5 @@ func (r *transcript) servers(service string, options ...string) {
 			server = fmt.Sprintf("[2001:db8:2::%d]", 11+n)
 		}
 		r.run(fmt.Sprintf("-a %s -r %s%s %s%s", service, server, port, r.forward, o))
-	}
-}
-
-// run has ipvsadm change or list both tables, which have to answer alike.
-func (r *transcript) run(command string) string {
-	r.t.Helper()
-	var outs [2]bytes.Buffer
-	for n, d := range []lvs.Director{r.Director, r.judge} {
-		env := ipvsadm.Env{Stdin: strings.NewReader(""), Stdout: &outs[n], Stderr: &outs[n], Open: func(ipvsadm.Mode) (lvs.Director, error) { return d, nil }}
-		if code := ipvsadm.Run(env, append([]string{"ipvsadm"}, strings.Fields(command)...)); code != 0 && command[1] != 'L' {
-			r.t.Fatalf("ipvsadm %s: exit %d, %s", command, code, outs[n].String())
-		}
-	}
-	r.mustSweep(r.t)
-	if got, want := sortedRows(outs[0].String()), sortedRows(outs[1].String()); got != want {
-		r.t.Fatalf("ipvsadm %s:\n%swant, by the oracle\n%s", command, got, want)
-	}
-	return outs[0].String()
-}
-
-var tableSize = regexp.MustCompile(`\(size=\d+\)`)
-
-func sortedRows(text string) string {
-	rows := strings.SplitAfter(tableSize.ReplaceAllString(text, "(size=N)"), "\n")
-	slices.Sort(rows)
-	return strings.Join(rows, "")
-}
-
-// output takes the lines that a command has printed.
-func (r *transcript) output() (all []string) {
-	for len(r.lines) > 0 && regexp.MustCompile(`^(IP Virtual|Prot |  ->|TCP |UDP |FWM |IP +\d\d:|net\.|Timeout |No such service)`).MatchString(r.lines[0]) {
-		all, r.lines = append(all, r.lines[0]), r.lines[1:]
-	}
-	return all
-}
-
-func (r *transcript) command(text string, want []string) {
-	r.t.Helper()
-	if setting, ok := strings.CutPrefix(text, "sysctl -w net.ipv4.vs."); ok {
-		name, value, _ := strings.Cut(setting, "=")
-		n, err := lvs.Setting(name)
-		mustDo(r.t, text, err)
-		change := func(s *lvs.Settings) error { return n.Set(s, value) }
-		mustDo(r.t, text, r.Set(change))
-		mustDo(r.t, text, r.judge.Set(change))
-		return
-	}
-	if strings.HasPrefix(text, "cat ") { // what only the kernel has
-		r.skip("   ")
-		return
-	}
-	text = strings.TrimPrefix(text, "ipvsadm ")
-	if change, _, ok := strings.Cut(text, "   (and rs1..rs3"); ok {
-		if v := recordedVirtual.FindString(change); v != "" && v != r.virtual.String() {
-			r.run("-C")
-			r.virtual = netip.MustParseAddr(v)
-		}
-		r.run(change)
-		r.servers(strings.Join(strings.Fields(change)[1:3], " "), "", "", "")
-		return
-	}
-	var got []string
-	for _, one := range strings.Split(text, "; ") {
-		one, filter, _ := strings.Cut(strings.TrimPrefix(one, "ipvsadm "), " | ")
-		switch {
-		case strings.HasPrefix(one, "cat "):
-			continue
-		case strings.HasPrefix(one, "-Lnc"):
-			r.checkConns(strings.Split(r.run(one), "\n"), want, filter)
-			return
-		case strings.HasPrefix(one, "-Ln --stats") && !strings.HasSuffix(r.title, "two client ports"):
-			// how many packets there are is up to the hosts
-			for n, line := range slices.Backward(want) {
-				if line == want[0] {
-					want = want[:n]
-					break
-				}
-			}
-			continue
-		case strings.HasPrefix(one, "-A ") && r.serves(one): // the recorder had cleared the table
-			r.run("-C")
-		}
-		said := strings.Split(strings.TrimSuffix(r.run(one), "\n"), "\n")
-		var n int
-		if _, err := fmt.Sscanf(filter, "tail -n %d", &n); err == nil {
-			said = said[max(0, len(said)-n):]
-		}
-		if said[0] != "" {
-			got = append(got, said...)
-		}
-	}
-	if sortedRows(strings.Join(got, "\n")) != sortedRows(strings.Join(want, "\n")) {
-		r.t.Fatalf("ipvsadm %s:\n%s\nwant\n%s", text, strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
-}
-
-// serves says whether the table has the service that a command is to add.
-func (r *transcript) serves(add string) bool {
-	r.t.Helper()
-	t, err := r.judge.Table()
-	mustDo(r.t, "table", err)
-	for _, s := range t.Services() {
-		if strings.Contains(add, " "+netip.AddrPortFrom(s.Addr, s.Port).String()+" ") {
-			return true
-		}
-	}
-	return false
-}
-
-// skip takes lines that begin so.
-func (r *transcript) skip(prefixes ...string) {
-	for len(r.lines) > 0 && slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(r.lines[0], p) }) {
-		r.lines = r.lines[1:]
-	}
-}
-
-// checkConns compares listings but for the ports of clients, and for the seconds that the recorded ones took.
-func (r *transcript) checkConns(got, want []string, filter string) {
-	r.t.Helper()
-	of := []string{r.virtual.String()} // what listings were searched for, each the beginning of an address of ours
-	if _, pattern, ok := strings.Cut(filter, "-E '"); ok {
-		pattern, _, _ = strings.Cut(pattern, "'")
-		of = strings.Split(pattern, "|")
-	}
-	rows := func(lines []string) (all []string, left []int) {
-		for _, line := range lines {
-			f := strings.Fields(line)
-			if len(f) != 6 || !slices.ContainsFunc(of, func(a string) bool {
-				host := f[4][:max(0, strings.LastIndexByte(f[4], ':'))]
-				return strings.Trim(host, "[]") == strings.TrimSuffix(a, ":")
-			}) {
-				continue
-			}
-			minutes, seconds, _ := strings.Cut(f[1], ":")
-			client, port := f[3][:strings.LastIndexByte(f[3], ':')], f[3][strings.LastIndexByte(f[3], ':')+1:]
-			if port != "0" {
-				port = "any"
-			}
-			m, _ := strconv.Atoi(minutes)
-			s, _ := strconv.Atoi(seconds)
-			all = append(all, fmt.Sprint(f[0], " ", f[2], " ", client, ":", port, " ", f[4], " ", f[5], " ", fmt.Sprintf("%06d", m*60+s)))
-		}
-		slices.Sort(all)
-		for i, row := range all {
-			at := strings.LastIndexByte(row, ' ')
-			n, _ := strconv.Atoi(row[at+1:])
-			all[i], left = row[:at], append(left, n)
-		}
-		return all, left
-	}
-	g, gotLeft := rows(got)
-	w, wantLeft := rows(want)
-	if strings.Contains(filter, "head") { // the first ones in an order that is up to the clock
-		for _, row := range w {
-			if !slices.Contains(g, row) {
-				r.t.Errorf("no connection %s", row)
-			}
-		}
-		return
-	}
-	if !slices.Equal(g, w) {
-		r.t.Fatalf("connections\n%s\nwant\n%s", strings.Join(g, "\n"), strings.Join(w, "\n"))
-	}
-	for i := range w {
-		if late := gotLeft[i] - wantLeft[i]; late < 0 || late > 12 && (late > 40 || r.title != "TUN") { // recorded on a busy machine
-			r.t.Errorf("%s: %d s left, want %d", w[i], gotLeft[i], wantLeft[i])
-		}
 	}
 }

@@ -4,7 +4,7 @@ package oracle
 
 import "encoding/binary"
 
-const quoted = 512 // bytes of the offending packet that an ICMP error carries at most
+const quoted = 548 // bytes of the offending packet that an ICMP error carries at most
 
 // complaint is an ICMP error: type and code for each family.
 type complaint struct{ type4, code4, type6, code6 byte }

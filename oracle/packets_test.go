@@ -258,7 +258,7 @@ func TestNoServer(t *testing.T) {
 				t.Fatalf("%v %q on %d", r.Verdict, r.Reason, r.Interface)
 			}
 			p, _ := parse(in.Frame)
-			quote := in.Frame[p.ip : p.ip+min(p.size(), 512)]
+			quote := in.Frame[p.ip : p.ip+min(p.size(), quoted)]
 
 			from, to := netip.MustParseAddrPort(c.in.to).Addr(), netip.MustParseAddrPort(c.in.from).Addr()
 			eth := &layers.Ethernet{SrcMAC: ourMACs[1][:], DstMAC: clientMAC[:], EthernetType: layers.EthernetTypeIPv4}

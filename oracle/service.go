@@ -146,6 +146,9 @@ func (d *Director) apply(s *service, want *lvs.Service) {
 	if want.Zeroed {
 		d.zero(s)
 	}
+	if want.Carried {
+		s.stats = want.Stats
+	}
 	for _, w := range want.Servers {
 		key := serverKey{s.id, w.ServerID}
 		r := d.servers[key]
@@ -158,6 +161,9 @@ func (d *Director) apply(s *service, want *lvs.Service) {
 			r.lastWeight = w.Weight
 		}
 		r.config = w.ServerConfig
+		if w.Carried {
+			r.stats = w.Stats
+		}
 		r.weigh()
 		r.service = s
 		s.servers = append(s.servers, r)

@@ -24,10 +24,18 @@ var (
 // maxLine is longer than any line that is written.
 const maxLine = 1 << 16
 
+// Into are those who get what a file has; nil are those who do not ask. What a file of an older version has not, nobody gets.
+type Into struct {
+	Settings func(lvs.Settings) error
+	Rule     func(string) error
+	Counters func(Counters) error
+	Entry    func(*lvs.Entry) error
+}
+
 // Read reads a file whole, and hands out what it has, in its order; the first error, also one of those who get it, ends it.
 // All that is not exactly as a Writer would write it is refused.
-func Read(in io.Reader, rule func(string) error, entry func(*lvs.Entry) error) (Counts, error) {
-	r := &reader{in: bufio.NewReaderSize(in, maxLine), rule: rule, entry: entry}
+func Read(in io.Reader, to Into) (Counts, error) {
+	r := &reader{in: bufio.NewReaderSize(in, maxLine), to: to}
 	for {
 		over, err := r.next()
 		if err != nil && r.number > 0 && !errors.Is(err, ErrUnfinished) {
@@ -41,9 +49,10 @@ func Read(in io.Reader, rule func(string) error, entry func(*lvs.Entry) error) (
 
 type reader struct {
 	in        *bufio.Reader
-	rule      func(string) error
-	entry     func(*lvs.Entry) error
+	to        Into
 	number    int // of the line
+	version   int
+	last      part
 	counts    Counts
 	templates []uint32 // their numbers
 }
@@ -72,20 +81,46 @@ func (r *reader) next() (over bool, err error) {
 		if l.Director != Format {
 			return false, ErrFormat
 		}
-		if l.Version != Version {
-			return false, fmt.Errorf("%w: version %d, this one reads %d", ErrVersion, l.Version, Version)
+		if l.Version < 1 || l.Version > Version {
+			return false, fmt.Errorf("%w: version %d, this one reads 1 to %d", ErrVersion, l.Version, Version)
 		}
+		r.version = l.Version
 		return false, nil
 	}
 	return r.line(&l)
 }
 
+// part is one of a file. They come in this order.
+type part int
+
+const (
+	head part = iota
+	settings
+	rules
+	counters
+	templates
+	conns
+)
+
+// comes says whether a line of a part can be the next one, and that it is.
+func (r *reader) comes(p part, is bool) bool {
+	if !is || p < r.last || p == settings && r.last == settings || r.version < 2 && (p == settings || p == counters) {
+		return false
+	}
+	r.last = p
+	return true
+}
+
 func (r *reader) line(l *line) (over bool, err error) {
 	var e *lvs.Entry
 	switch {
-	case l.Rule != "" && r.counts == Counts{}:
-		return false, r.rule(l.Rule)
-	case l.Template != nil && r.counts.Conns == 0:
+	case r.comes(settings, l.Settings != nil):
+		return false, give(r.to.Settings, settingsOf, l.Settings)
+	case r.comes(rules, l.Rule != ""):
+		return false, give(r.to.Rule, func(rule string) (string, error) { return rule, nil }, l.Rule)
+	case r.comes(counters, l.Counted != nil):
+		return false, give(r.to.Counters, (*counted).read, l.Counted)
+	case r.comes(templates, l.Template != nil):
 		if e, err = l.Template.read(); err != nil {
 			return false, fmt.Errorf("template: %w", err)
 		}
@@ -94,7 +129,7 @@ func (r *reader) line(l *line) (over bool, err error) {
 		}
 		r.templates = append(r.templates, e.Number)
 		r.counts.Templates++
-	case l.Conn != nil:
+	case r.comes(conns, l.Conn != nil):
 		if e, err = l.Conn.read(); err != nil {
 			return false, fmt.Errorf("connection: %w", err)
 		}
@@ -114,5 +149,17 @@ func (r *reader) line(l *line) (over bool, err error) {
 	default:
 		return false, ErrFormat
 	}
-	return false, r.entry(e)
+	if r.to.Entry == nil {
+		return false, nil
+	}
+	return false, r.to.Entry(e)
+}
+
+// give reads what a line has, and hands it on.
+func give[F, T any](to func(T) error, read func(F) (T, error), from F) error {
+	v, err := read(from)
+	if err != nil || to == nil {
+		return err
+	}
+	return to(v)
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package saved is the format of the files that carry a director's connections to another one: a JSON object a line. The first one
-// names the format and its version; then come rules, as ipvsadm-save writes them, templates, connections, and the count of
-// both, without which a file is not whole.
+// names the format and its version; then come the settings, rules, as ipvsadm-save writes them, what services and servers have counted,
+// templates, connections, and the count of both, without which a file is not whole. Files of version 1 have neither settings nor counters.
 package saved
 
 import (
@@ -19,7 +19,7 @@ import (
 // Format and Version stand in the first line.
 const (
 	Format  = "connections"
-	Version = 1
+	Version = 2
 )
 
 // Counts is what a file has.
@@ -28,14 +28,23 @@ type Counts struct {
 	Conns     int `json:"conns"`
 }
 
+// Counters are what a service has counted, or one of its servers.
+type Counters struct {
+	Service lvs.ServiceID
+	Server  *lvs.ServerID // nil for the service's own
+	Stats   lvs.Stats
+}
+
 // line is one of a file; one field is there.
 type line struct {
-	Director string    `json:"director"` // the format
-	Version  int       `json:"version"`  // with it
-	Rule     string    `json:"rule"`
-	Template *template `json:"template"`
-	Conn     *conn     `json:"conn"`
-	End      *Counts   `json:"end"`
+	Director string            `json:"director"` // the format
+	Version  int               `json:"version"`  // with it
+	Settings map[string]string `json:"settings"` // those that are not at their default
+	Rule     string            `json:"rule"`
+	Counted  *counted          `json:"counted"`
+	Template *template         `json:"template"`
+	Conn     *conn             `json:"conn"`
+	End      *Counts           `json:"end"`
 }
 
 // fields are what connections and templates have in common.
@@ -54,6 +63,14 @@ type counts struct {
 	OutPackets uint64 `json:"out_packets"`
 	InBytes    uint64 `json:"in_bytes"`
 	OutBytes   uint64 `json:"out_bytes"`
+}
+
+// counted is what a service has counted, or one of its servers.
+type counted struct {
+	Service string          `json:"service"`
+	Server  *netip.AddrPort `json:"server,omitempty"`
+	Conns   uint64          `json:"conns"`
+	counts
 }
 
 type template struct {
@@ -90,7 +107,7 @@ func init() {
 var flags = []struct {
 	name string
 	flag lvs.EntryFlags
-}{{"no_output", lvs.NoOutput}, {"same_port", lvs.SamePort}, {"assured", lvs.Assured}, {"told", lvs.Told}, {"answered", lvs.Answered}}
+}{{"no_output", lvs.NoOutput}, {"same_port", lvs.SamePort}, {"assured", lvs.Assured}, {"told", lvs.Told}, {"answered", lvs.Answered}, {"disowned", lvs.Disowned}}
 
 // maxCall is the length of the longest Call-ID that is kept.
 const maxCall = 255
@@ -121,6 +138,43 @@ func (e *fields) of(to *lvs.Entry) (err error) {
 	to.Protocol, to.Virtual, to.ServerID = protocol, e.Virtual, lvs.ServerID{Addr: e.Server.Addr(), Port: e.Server.Port()}
 	to.Expires = time.Duration(e.Expires*1000+0.5) * time.Millisecond
 	return nil
+}
+
+func (c *counted) read() (Counters, error) {
+	service, err := parseService(c.Service)
+	if err != nil {
+		return Counters{}, err
+	}
+	to := Counters{Service: service, Stats: c.stats()}
+	to.Stats.Conns = c.Conns
+	if c.Server != nil {
+		if !plain(c.Server.Addr()) {
+			return Counters{}, wrong("server", c.Server)
+		}
+		to.Server = &lvs.ServerID{Addr: c.Server.Addr(), Port: c.Server.Port()}
+	}
+	return to, nil
+}
+
+func (c counts) stats() lvs.Stats {
+	return lvs.Stats{InPackets: c.InPackets, OutPackets: c.OutPackets, InBytes: c.InBytes, OutBytes: c.OutBytes}
+}
+
+func countsOf(s lvs.Stats) counts { return counts{s.InPackets, s.OutPackets, s.InBytes, s.OutBytes} }
+
+// settingsOf are the defaults with some changed.
+func settingsOf(changed map[string]string) (s lvs.Settings, err error) {
+	s = lvs.DefaultSettings
+	for name, value := range changed {
+		n, err := lvs.Setting(name)
+		if err != nil {
+			return s, err
+		}
+		if err := n.Set(&s, value); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
 }
 
 // plain says whether an address is one that packets have.
@@ -184,7 +238,7 @@ func (c *conn) read() (*lvs.Entry, error) {
 		if !e.Accounted {
 			return nil, wrong("counts", "without age")
 		}
-		e.Stats = lvs.Stats{InPackets: c.Counts.InPackets, OutPackets: c.Counts.OutPackets, InBytes: c.Counts.InBytes, OutBytes: c.Counts.OutBytes}
+		e.Stats = c.Counts.stats()
 	}
 	for _, name := range c.Flags {
 		before := e.Flags

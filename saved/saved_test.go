@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,7 +40,7 @@ func examples() []lvs.Entry {
 			Service: four, ServerID: server, Controller: 7, Flags: lvs.Assured | lvs.SamePort,
 			Accounted: true, Age: 100 * time.Second, Stats: lvs.Stats{InPackets: 1, OutPackets: 2, InBytes: 1<<64 - 1, OutBytes: 4}},
 		{Conn: lvs.Conn{Protocol: lvs.TCP, Client: at("198.51.100.7:1025"), Virtual: at("203.0.113.1:80"), Local: at("10.0.0.254:4000"), State: lvs.TCPCloseWait, Forward: lvs.FullNAT, Expires: time.Millisecond},
-			Service: four, ServerID: server, Controller: none, Flags: lvs.Told | lvs.Answered},
+			Service: four, ServerID: server, Controller: none, Flags: lvs.Told | lvs.Answered | lvs.Disowned},
 		{Conn: lvs.Conn{Protocol: lvs.UDP, Client: at("[2001:db8:c::7]:0"), Virtual: at("[2001:db8::1]:5060"), Forward: lvs.Tunnel, Expires: lvs.MaxExpires},
 			Service: lvs.ServiceID{Family: lvs.IPv6, Mark: 1<<32 - 1}, ServerID: server, Controller: 9, Flags: lvs.NoOutput},
 		{Conn: lvs.Conn{Protocol: lvs.SCTP, Client: at("198.51.100.7:9"), Virtual: at("203.0.113.1:9"), State: lvs.SCTPStates - 1, Forward: lvs.Route, Expires: time.Hour},
@@ -47,34 +48,91 @@ func examples() []lvs.Entry {
 	}
 }
 
-func file(rules []string, entries []lvs.Entry) string {
+// contents is what a file has.
+type contents struct {
+	settings lvs.Settings
+	rules    []string
+	counters []Counters
+	entries  []lvs.Entry
+}
+
+func (c contents) file() string {
 	var out bytes.Buffer
-	w := NewWriter(&out, rules)
-	for i := range entries {
-		w.Entry(&entries[i])
+	w := NewWriter(&out, c.settings, c.rules)
+	for _, n := range c.counters {
+		w.Counters(n)
+	}
+	for i := range c.entries {
+		w.Entry(&c.entries[i])
 	}
 	w.Close()
 	return out.String()
 }
 
+func file(rules []string, entries []lvs.Entry) string {
+	return contents{settings: lvs.DefaultSettings, rules: rules, entries: entries}.file()
+}
+
+func readAll(text string) (c contents, counts Counts, err error) {
+	counts, err = Read(strings.NewReader(text), Into{
+		Settings: func(s lvs.Settings) error { c.settings = s; return nil },
+		Rule:     func(r string) error { c.rules = append(c.rules, r); return nil },
+		Counters: func(n Counters) error { c.counters = append(c.counters, n); return nil },
+		Entry:    func(e *lvs.Entry) error { c.entries = append(c.entries, *e); return nil },
+	})
+	return c, counts, err
+}
+
 func read(text string) (rules []string, entries []lvs.Entry, counts Counts, err error) {
-	counts, err = Read(strings.NewReader(text),
-		func(r string) error { rules = append(rules, r); return nil },
-		func(e *lvs.Entry) error { entries = append(entries, *e); return nil })
-	return rules, entries, counts, err
+	c, counts, err := readAll(text)
+	return c.rules, c.entries, counts, err
+}
+
+// whole is what a file has that has everything.
+func whole() contents {
+	all := contents{settings: lvs.KernelSettings, rules: []string{"-A -t 203.0.113.1:80 -s rr", `-a "<&>`}, entries: examples()}
+	for i, e := range all.entries[2:4] {
+		server, stats := e.ServerID, lvs.Stats{Conns: 1, InPackets: 2, OutPackets: 3, InBytes: 1<<64 - 1, OutBytes: uint64(i)}
+		all.counters = append(all.counters, Counters{e.Service, nil, stats}, Counters{e.Service, &server, stats})
+	}
+	return all
 }
 
 func TestRoundTrip(t *testing.T) {
-	wantRules, want := []string{"-A -t 203.0.113.1:80 -s rr", `-a "<&>`}, examples()
-	text := file(wantRules, want)
-	rules, got, counts, err := read(text)
-	if err != nil || counts != (Counts{3, 4}) || !reflect.DeepEqual(rules, wantRules) {
-		t.Fatalf("%+v, rules %q, %v in\n%s", counts, rules, err, text)
+	want := whole()
+	text := want.file()
+	got, counts, err := readAll(text)
+	if err != nil || counts != (Counts{3, 4}) || !reflect.DeepEqual(got.rules, want.rules) {
+		t.Fatalf("%+v, rules %q, %v in\n%s", counts, got.rules, err, text)
 	}
-	for i := range want {
-		if !reflect.DeepEqual(got[i], want[i]) {
-			t.Errorf("got\n%+v, want\n%+v", got[i], want[i])
+	if got.settings != want.settings || !reflect.DeepEqual(got.counters, want.counters) {
+		t.Errorf("got\n%+v\n%+v, want\n%+v\n%+v", got.settings, got.counters, want.settings, want.counters)
+	}
+	for i := range want.entries {
+		if !reflect.DeepEqual(got.entries[i], want.entries[i]) {
+			t.Errorf("got\n%+v, want\n%+v", got.entries[i], want.entries[i])
 		}
+	}
+	if counts, err = Read(strings.NewReader(text), Into{}); err != nil || counts != (Counts{3, 4}) {
+		t.Errorf("by nobody who asks: %+v, %v", counts, err)
+	}
+}
+
+// A file of version 1 has neither settings nor counters, and none of them are read from it.
+func TestFirstVersion(t *testing.T) {
+	want := whole()
+	lines := strings.SplitAfter(strings.Replace(want.file(), `"version":2`, `"version":1`, 1), "\n")
+	if _, _, err := readAll(strings.Join(lines, "")); !errors.Is(err, ErrFormat) {
+		t.Errorf("with settings: %v", err)
+	}
+	lines = slices.DeleteFunc(lines, func(l string) bool { return strings.HasPrefix(l, `{"settings"`) })
+	if _, _, err := readAll(strings.Join(lines, "")); !errors.Is(err, ErrFormat) {
+		t.Errorf("with counters: %v", err)
+	}
+	lines = slices.DeleteFunc(lines, func(l string) bool { return strings.HasPrefix(l, `{"counted"`) })
+	got, _, err := readAll(strings.Join(lines, ""))
+	if want.settings, want.counters = (lvs.Settings{}), nil; err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got\n%+v, %v, want\n%+v", got, err, want)
 	}
 }
 
@@ -89,7 +147,7 @@ func TestTemplatesThatEnded(t *testing.T) {
 
 // Wherever a file was cut off, it is refused, and says why.
 func TestHalfWritten(t *testing.T) {
-	text := file([]string{"-A -t 203.0.113.1:80 -s rr"}, examples())
+	text := whole().file()
 	for n := range len(text) {
 		_, _, _, err := read(text[:n])
 		if n == 0 && !errors.Is(err, ErrFormat) || n > 0 && !errors.Is(err, ErrUnfinished) && !errors.Is(err, ErrFormat) {
@@ -97,7 +155,7 @@ func TestHalfWritten(t *testing.T) {
 		}
 	}
 	lines := strings.SplitAfter(text, "\n")
-	missing := strings.Join(append(lines[:4:4], lines[5:]...), "")
+	missing := strings.Join(slices.Delete(slices.Clone(lines), len(lines)-4, len(lines)-3), "")
 	if _, _, _, err := read(missing); err == nil {
 		t.Error("a line is missing, and nobody says so")
 	}
@@ -106,31 +164,40 @@ func TestHalfWritten(t *testing.T) {
 func TestRefused(t *testing.T) {
 	good := `{"conn":{"service":"tcp/203.0.113.1:80","server":"10.0.0.1:80","protocol":"tcp","virtual":"203.0.113.1:80","expires":10,"client":"198.51.100.7:1","forward":"masq","state":"ESTABLISHED"}}`
 	template := `{"template":{"service":"tcp/203.0.113.1:80","server":"10.0.0.1:80","protocol":"tcp","virtual":"203.0.113.1:80","expires":10,"client":"198.51.100.0","timeout":60,"number":3,"conns":0}}`
-	whole := func(lines ...string) string {
+	framed := func(lines ...string) string {
 		conns, templates := 0, 0
 		for _, l := range lines {
 			conns += strings.Count(l, `{"conn"`)
 			templates += strings.Count(l, `{"template"`)
 		}
 		end := fmt.Sprintf(`{"end":{"templates":%d,"conns":%d}}`, templates, conns)
-		return `{"director":"connections","version":1}` + "\n" + strings.Join(append(lines, end), "\n") + "\n"
+		return `{"director":"connections","version":2}` + "\n" + strings.Join(append(lines, end), "\n") + "\n"
 	}
-	if _, _, _, err := read(whole(template, good)); err != nil {
+	if _, _, _, err := read(framed(template, good)); err != nil {
 		t.Fatal(err)
 	}
-	edit := func(text string, pairs ...string) string { return whole(strings.NewReplacer(pairs...).Replace(text)) }
+	edit := func(text string, pairs ...string) string { return framed(strings.NewReplacer(pairs...).Replace(text)) }
 	for why, text := range map[string]string{
 		"not ours":                     "-A -t 203.0.113.1:80 -s rr\n",
-		"another format":               strings.Replace(whole(good), "connections", "something", 1),
-		"another version":              strings.Replace(whole(good), `"version":1`, `"version":2`, 1),
+		"another format":               strings.Replace(framed(good), "connections", "something", 1),
+		"another version":              strings.Replace(framed(good), `"version":2`, `"version":3`, 1),
+		"no version":                   strings.Replace(framed(good), `"version":2`, `"version":0`, 1),
+		"a setting that is not known":  framed(`{"settings":{"speed":"1"}}`, good),
+		"a setting's wrong value":      framed(`{"settings":{"drop_entry":"4"}}`, good),
+		"settings twice":               framed(`{"settings":{}}`, `{"settings":{}}`, good),
+		"settings behind rules":        framed(`{"rule":"-C"}`, `{"settings":{}}`, good),
+		"a rule behind counters":       framed(`{"counted":{"service":"tcp/203.0.113.1:80"}}`, `{"rule":"-C"}`, good),
+		"counters behind connections":  framed(good, `{"counted":{"service":"tcp/203.0.113.1:80"}}`),
+		"counters of no service":       framed(`{"counted":{"service":""}}`, good),
+		"counters of a wrong server":   framed(`{"counted":{"service":"tcp/203.0.113.1:80","server":"[fe80::7%eth0]:1"}}`, good),
 		"an unknown field":             edit(good, `"state"`, `"estate":1,"state"`),
 		"two objects in a line":        edit(good, "}}", "}}{}"),
-		"nothing in it":                whole("{}"),
-		"a rule behind connections":    whole(good, `{"rule":"-C"}`),
-		"a template behind them":       whole(good, template),
-		"two templates of one number":  whole(template, template),
-		"goes on":                      whole(good) + good + "\n",
-		"wrong count":                  strings.Replace(whole(good), `"conns":1`, `"conns":2`, 1),
+		"nothing in it":                framed("{}"),
+		"a rule behind connections":    framed(good, `{"rule":"-C"}`),
+		"a template behind them":       framed(good, template),
+		"two templates of one number":  framed(template, template),
+		"goes on":                      framed(good) + good + "\n",
+		"wrong count":                  strings.Replace(framed(good), `"conns":1`, `"conns":2`, 1),
 		"no service":                   edit(good, "tcp/203.0.113.1:80", ""),
 		"a service of no protocol":     edit(good, "tcp/203", "icmp/203"),
 		"a service in another form":    edit(good, "tcp/203.0.113.1:80", "tcp/203.0.113.1:080"),
@@ -168,16 +235,18 @@ func TestRefused(t *testing.T) {
 // checkRead holds whatever is read to being written in the same way, and read again.
 func checkRead(t *testing.T, text string) {
 	t.Helper()
-	rules, entries, counts, err := read(text)
+	all, counts, err := readAll(text)
 	if err != nil {
 		return
 	}
-	if counts.Conns+counts.Templates != len(entries) {
-		t.Errorf("%+v, %d entries", counts, len(entries))
+	if counts.Conns+counts.Templates != len(all.entries) {
+		t.Errorf("%+v, %d entries", counts, len(all.entries))
 	}
-	again := file(rules, entries)
-	rules2, entries2, _, err := read(again)
-	if err != nil || !reflect.DeepEqual(rules2, rules) || !reflect.DeepEqual(entries2, entries) {
+	if all.settings == (lvs.Settings{}) { // version 1, or left out
+		all.settings = lvs.DefaultSettings
+	}
+	again := all.file()
+	if all2, _, err := readAll(again); err != nil || !reflect.DeepEqual(all2, all) {
 		t.Errorf("%v: %q\nwritten again as\n%q", err, text, again)
 	}
 }
@@ -186,7 +255,9 @@ func checkRead(t *testing.T, text string) {
 func TestChangedBytes(t *testing.T) {
 	for _, e := range examples() {
 		e.Controller = lvs.NoTemplate
-		text := file([]string{"-A -t 203.0.113.1:80 -s rr"}, []lvs.Entry{e})
+		all := whole()
+		all.entries, all.counters, all.rules = []lvs.Entry{e}, all.counters[:2], all.rules[:1]
+		text := all.file()
 		for i := range text {
 			for _, other := range []string{"", "0", "9", "\"", "-", "e", "x", "\n", "\x00", "\xff", text[i:i+1] + text[i:i+1]} {
 				checkRead(t, text[:i]+other+text[i+1:])
@@ -198,6 +269,7 @@ func TestChangedBytes(t *testing.T) {
 func FuzzRead(f *testing.F) {
 	f.Add(file([]string{"-A -t 203.0.113.1:80 -s rr"}, examples()))
 	f.Add(file(nil, nil))
+	f.Add(whole().file())
 	for i := range examples() {
 		f.Add(file(nil, examples()[i:i+1]))
 	}

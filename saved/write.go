@@ -23,10 +23,17 @@ type Writer struct {
 	templates []uint32 // their numbers
 }
 
-// NewWriter begins a file with rules.
-func NewWriter(out io.Writer, rules []string) *Writer {
+// NewWriter begins a file with settings and rules.
+func NewWriter(out io.Writer, settings lvs.Settings, rules []string) *Writer {
 	w := &Writer{out: bufio.NewWriterSize(out, 1<<16)}
 	w.marshal(map[string]any{"director": Format, "version": Version})
+	changed := map[string]string{}
+	for _, n := range lvs.SettingNames {
+		if n.Of(settings) != n.Of(lvs.DefaultSettings) {
+			changed[n.Name] = n.Text(settings)
+		}
+	}
+	w.marshal(map[string]any{"settings": changed})
 	for _, r := range rules {
 		w.marshal(map[string]any{"rule": r})
 	}
@@ -37,6 +44,16 @@ func (w *Writer) marshal(v any) {
 	j := json.NewEncoder(w.out)
 	j.SetEscapeHTML(false)
 	j.Encode(v)
+}
+
+// Counters writes what a service, or a server, has counted. It comes before entries.
+func (w *Writer) Counters(c Counters) {
+	to := counted{Service: string(appendService(nil, c.Service)), Conns: c.Stats.Conns, counts: countsOf(c.Stats)}
+	if c.Server != nil {
+		server := netip.AddrPortFrom(c.Server.Addr, c.Server.Port)
+		to.Server = &server
+	}
+	w.marshal(map[string]any{"counted": to})
 }
 
 // Entry writes an entry. Templates come before connections, in the order of their numbers.

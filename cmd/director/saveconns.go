@@ -56,6 +56,10 @@ func saveConns(file string) (err error) {
 	if err != nil {
 		return err
 	}
+	settings, err := d.Settings()
+	if err != nil {
+		return err
+	}
 	out, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-")
 	if err != nil {
 		return err
@@ -65,7 +69,7 @@ func saveConns(file string) (err error) {
 			os.Remove(out.Name())
 		}
 	}()
-	counts, err := writeConns(out, t, d.Entries())
+	counts, err := writeConns(out, settings.Asked(), t, d.Entries())
 	if err = errors.Join(err, out.Sync(), out.Close()); err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
@@ -76,13 +80,19 @@ func saveConns(file string) (err error) {
 	return nil
 }
 
-func writeConns(out io.Writer, t *lvs.Table, entries iter.Seq2[lvs.Entry, error]) (saved.Counts, error) {
+func writeConns(out io.Writer, settings lvs.Settings, t *lvs.Table, entries iter.Seq2[lvs.Entry, error]) (saved.Counts, error) {
 	var rules []string
 	for _, r := range ipvsadm.Rules(t) {
 		rules = append(rules, r.Text)
 	}
-	w, progress := saved.NewWriter(out, rules), newTally("saved", 0)
+	w, progress := saved.NewWriter(out, settings, rules), newTally("saved", 0)
 	defer progress.end()
+	for _, s := range t.Services() {
+		w.Counters(saved.Counters{Service: s.ServiceID, Stats: s.Stats})
+		for _, server := range s.Servers {
+			w.Counters(saved.Counters{Service: s.ServiceID, Server: &server.ServerID, Stats: server.Stats})
+		}
+	}
 	for e, err := range entries {
 		if err != nil {
 			return w.Counts, err
@@ -100,26 +110,62 @@ func restoreConns(file string) error {
 		return err
 	}
 	defer in.Close()
-	var rules []string
-	counts, err := saved.Read(in, func(r string) error { rules = append(rules, r); return nil }, func(*lvs.Entry) error { return nil })
+	f, err := readConns(in)
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
-	}
-	want, err := ipvsadm.ReadTable(ipvsadm.System(nil), strings.NewReader(strings.Join(rules, "\n")))
-	if err != nil {
-		return fmt.Errorf("%s: its rules: %w", file, err)
 	}
 	d, err := openDataplane()
 	if err != nil {
 		return err
 	}
-	if err := d.Update(func(t *lvs.Table) error { return t.Follow(want, true) }); err != nil {
+	if f.settings != nil {
+		if err := d.Set(func(s *lvs.Settings) error { *s = *f.settings; return nil }); err != nil {
+			return err
+		}
+	}
+	if err := d.Update(f.follow); err != nil {
 		return err
 	}
-	done, err := d.Restore(entriesOf(in, counts))
+	done, err := d.Restore(entriesOf(in, f.counts))
 	report(os.Stdout, done)
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
+	}
+	return nil
+}
+
+// connsFile is what a file has besides its entries.
+type connsFile struct {
+	settings *lvs.Settings // nil in a file of version 1
+	want     *lvs.Table
+	counters []saved.Counters
+	counts   saved.Counts
+}
+
+// readConns reads all of a file, its entries just to judge them.
+func readConns(in io.Reader) (f connsFile, err error) {
+	var rules []string
+	f.counts, err = saved.Read(in, saved.Into{
+		Settings: func(s lvs.Settings) error { f.settings = &s; return nil },
+		Rule:     func(r string) error { rules = append(rules, r); return nil },
+		Counters: func(c saved.Counters) error { f.counters = append(f.counters, c); return nil },
+	})
+	if err != nil {
+		return f, err
+	}
+	if f.want, err = ipvsadm.ReadTable(ipvsadm.System(nil), strings.NewReader(strings.Join(rules, "\n"))); err != nil {
+		return f, fmt.Errorf("its rules: %w", err)
+	}
+	return f, nil
+}
+
+// follow makes a table like that of the file, with the counters that it had.
+func (f connsFile) follow(t *lvs.Table) error {
+	if err := t.Follow(f.want, true); err != nil {
+		return err
+	}
+	for _, c := range f.counters {
+		t.Carry(c.Service, c.Server, c.Stats)
 	}
 	return nil
 }
@@ -133,13 +179,13 @@ func entriesOf(file io.ReadSeeker, counts saved.Counts) iter.Seq2[*lvs.Entry, er
 		defer progress.end()
 		_, err := file.Seek(0, io.SeekStart)
 		if err == nil {
-			_, err = saved.Read(file, func(string) error { return nil }, func(e *lvs.Entry) error {
+			_, err = saved.Read(file, saved.Into{Entry: func(e *lvs.Entry) error {
 				if !yield(e, nil) {
 					return errEnough
 				}
 				progress.one()
 				return nil
-			})
+			}})
 		}
 		if err != nil && !errors.Is(err, errEnough) {
 			yield(nil, err)

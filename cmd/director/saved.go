@@ -30,8 +30,8 @@ func (saveVerb) Help() string {
 	return `The same as ipvsadm-save: the commands that make the table anew, on the standard output.
 
 With --conns, FILE has the connections too, with their states, templates, local ports and the time that they have left: for a move to
-another machine, or for a connection table of another size. It is written while packets go on, and is there whole or not at all. Settings
-and counters are not in it.
+another machine, or for a connection table of another size; and the settings, and what services and servers have counted. It is written
+while packets go on, and is there whole or not at all.
 
 Examples:
   director save -n >table
@@ -60,7 +60,8 @@ reported, and the others count; 'director apply' is for all or nothing.
 
 With --conns, all of FILE is read first, and nothing changes if any of it is wrong. The table becomes that of FILE at once; then its connections
 are made while packets come. A connection that is there already stays as it is, so that the command may be repeated. What is left out,
-and why, is counted: connections whose server is not there, for instance.
+and why, is counted: connections of servers that had been removed, for instance. The settings become those of FILE, too; counters do
+where nothing has been counted yet. A FILE of director's first version has neither.
 
 Examples:
   director restore <table

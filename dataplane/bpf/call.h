@@ -188,7 +188,7 @@ static long copy_step(__u32 n, struct reading *r)
 __noinline int call_find(__u32 length)
 {
 	__u32 zero = 0;
-	struct reading r = { .message = bpf_map_lookup_elem(&messages, &zero), .length = length };
+	struct reading r = { .message = bpf_map_lookup_elem(&messages, &zero), .length = length, .at = unknown_zero() };
 
 	if (!r.message)
 		return 0;

@@ -44,6 +44,13 @@ static __always_inline bool least_of(struct walk *w, struct seat *s, __u32 i)
 	return !load && w->scheduler == SCHEDULER_NQ;
 }
 
+static __always_inline void nobody_yet(struct match *least)
+{
+	least->server = unknown_zero();
+	least->load = unknown_zero();
+	least->weight = unknown_zero();
+}
+
 static long all_step(__u32 n, struct walk *w)
 {
 	struct seat *s = seat_at(w->list, n + 1);
@@ -104,7 +111,7 @@ static long mark_step(__u32 n, struct walk *w)
 	struct match *m = match_at(w, w->match);
 	if (!m)
 		return 1;
-	w->least.server = 0;
+	nobody_yet(&w->least);
 	w->least.first = m->first;
 	bpf_loop(w->seats, group_step, w, 0);
 	won(m, &w->least);
@@ -143,7 +150,7 @@ static __noinline __u32 pick_least(struct walk *w)
 	w->groups = head->groups;
 	if (!dry && w->groups && w->groups <= GROUPS && contest(w, head))
 		return w->least.server;
-	w->least.server = 0;
+	nobody_yet(&w->least);
 	bpf_loop(w->seats, all_step, w, 0);
 	return w->least.server;
 }

@@ -3,11 +3,11 @@
 #pragma once
 #include "parse.h"
 
-/* How much of the packet an error quotes: less than the 576 bytes of IPv4 and the 1280 of IPv6 allow. */
-enum { QUOTE = 512 };
+/* How much of the packet an error quotes: as the kernel does with IPv4, what 576 bytes have room for. */
+enum { QUOTE = 576 - sizeof(struct iphdr) - sizeof(struct icmp_head), QUOTE_ROOM = 1024 };
 
 struct quote {
-	__u8 bytes[QUOTE + 4]; /* zeros fill up the last four */
+	__u8 bytes[QUOTE_ROOM + 4]; /* zeros fill up the last four */
 };
 MAP(quotes, PERCPU_ARRAY, 1, 0, __u32, struct quote);
 
@@ -47,15 +47,20 @@ static __always_inline int icmp_quote_sum(struct packet *p, struct flow *f, __u6
 		return -1;
 	/* the verifier of 6.1 does not take from a comparison with 0 that there is at least one byte */
 	length--;
-	BOUND(length, QUOTE - 1);
+	BOUND(length, QUOTE_ROOM - 1);
 	length++;
 	__builtin_memset(&q->bytes[length], 0, 4);
 	if (bpf_skb_load_bytes(SKB(p), f->network, q->bytes, length))
 		return -1;
-	__u32 end = (length + 3) & ~3u;
-	if (end > QUOTE)
-		return -1;
-	*sum = fold((__u32)bpf_csum_diff(NULL, 0, (__be32 *)q->bytes, end, 0));
+	__u64 first = (length + 3) & ~3ull, more = 0;
+	if (first > PIECE) {
+		more = first - PIECE;
+		first = PIECE;
+	}
+	BOUND(first, QUOTE_ROOM - 1);
+	BOUND(more, PIECE - 1);
+	*sum = (__u32)bpf_csum_diff(NULL, 0, (__be32 *)q->bytes, first, 0);
+	*sum = fold((__u32)bpf_csum_diff(NULL, 0, (__be32 *)&q->bytes[PIECE], more, *sum));
 
 	__u32 field = at + (f->protocol == IPPROTO_TCP ? 16 : 6);
 	if (field > QUOTE - 2 || f->protocol == IPPROTO_SCTP || f->follows || f->quoted)
@@ -65,7 +70,7 @@ static __always_inline int icmp_quote_sum(struct packet *p, struct flow *f, __u6
 	if (f->family == FAMILY_IPV6)
 		pseudo += (f->src[0] >> 32) + (__u32)f->src[0] + (__u32)f->src[1] + (f->dst[0] >> 32) +
 			  (__u32)f->dst[0] + (__u32)f->dst[1];
-	if (*(__u16 *)&q->bytes[field & (QUOTE - 2)] != fold(pseudo))
+	if (*(__u16 *)&q->bytes[field & (QUOTE_ROOM - 2)] != fold(pseudo))
 		return 0;
 	/* up to the transport header the sum stays; IPv4 headers add up to nothing */
 	__u64 head = 0;

@@ -57,7 +57,9 @@ static long member_step(__u32 n, struct near *m)
 static __always_inline __u32 pick_member(struct near *m, enum near_what what)
 {
 	m->what = what;
-	m->chosen = 0;
+	m->chosen = unknown_zero();
+	m->load = unknown_zero();
+	m->weight = unknown_zero();
 	bpf_loop(m->length, member_step, m, 0);
 	return m->chosen;
 }

@@ -92,6 +92,7 @@ static __always_inline int split_begin(struct __sk_buff *skb, struct flow *f, st
 	__u64 left;
 
 	s->skb = skb;
+	s->sent = unknown_zero();
 	s->flags = f->routed ? 0 : BPF_F_INGRESS;
 	s->transport = f->transport;
 	s->udp = f->protocol == IPPROTO_UDP;
