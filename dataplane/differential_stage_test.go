@@ -321,6 +321,7 @@ func (s *stage) mustBegin(t rapid.TB, at uint32) {
 	ask := func(a netip.Addr) (oracle.Hop, bool) { s.asked = a; return s.route(a) }
 	s.judge = oracle.New(oracle.Options{
 		Size: stageConns, Route: ask, Spread: spread, Early: s.withXDP, Turns: func() oracle.Turns { return s.mustTurns(t) },
+		Towards: ownTowards,
 	})
 	mustDo(t, "settings", s.Set(func(all *lvs.Settings) error {
 		*all = lvs.DefaultSettings
@@ -344,6 +345,14 @@ func (s *stage) mustBegin(t rapid.TB, at uint32) {
 	}
 	mustDo(t, "ICMP budget", m.Put(uint32(0), budgets))
 	s.reasons = s.mustReasons(t)
+}
+
+// ownTowards is the director's own address towards a server, if there is one.
+func ownTowards(server netip.Addr) netip.Addr {
+	if a := sourceTowards(server); a != [2]uint64{} {
+		return fromAddr(a)
+	}
+	return netip.Addr{}
 }
 
 // mustEnd clears everything away in the way of an operator and of time, and looks whether anything stays.

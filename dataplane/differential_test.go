@@ -37,11 +37,15 @@ func TestDifferential(t *testing.T) {
 func (s *stage) tell(t *rapid.T) {
 	s.mustBegin(t, rapid.SampledFrom([]uint32{1 << 20, 1<<31 - 20_000, 1<<32 - 20_000}).Draw(t, "clock"))
 	s.change(t, drawTable(t))
+	if rapid.IntRange(0, 3).Draw(t, "strays") == 0 { // which two settings of many seldom let anything be seen of
+		s.set(t, "strays", func(all *lvs.Settings) error { all.NATICMPSend, all.ScheduleICMP = 1, 1; return nil })
+	}
 	t.Repeat(map[string]func(*rapid.T){
 		"edit":    func(t *rapid.T) { s.change(t, s.drawEdit(t)) },
 		"packet":  func(t *rapid.T) { s.send(t, s.drawPacket(t)) },
 		"request": s.request,
 		"answer":  s.answer,
+		"nobody":  s.nobody,
 		"crowd":   s.crowd,
 		"time":    s.time,
 		"setting": s.setting,
@@ -96,6 +100,25 @@ func (s *stage) request(t *rapid.T) {
 	}
 	w := drawBody(t, c.Protocol, c.Client, c.Virtual)
 	w.flags = drawFlags(t, c.Protocol, flagsOfClients)
+	s.send(t, w)
+}
+
+// nobody lets a server speak whom nobody may have asked, or somebody complain about a connection that may not be there.
+func (s *stage) nobody(t *rapid.T) {
+	n := s.drawPresent(t)
+	protocol, door, mark := s.drawDoor(t, n)
+	client := netip.AddrPortFrom(rapid.SampledFrom(castOf(clients, stageServices[n].Family)).Draw(t, "client"), rapid.Uint16Range(20_000, 20_005).Draw(t, "port"))
+	if rapid.IntRange(0, 2).Draw(t, "error") == 0 {
+		w := drawBody(t, protocol, client, door)
+		drawError(t, &w)
+		w.mark = mark
+		s.send(t, w)
+		return
+	}
+	member := s.drawMember(t, n)
+	w := drawBody(t, protocol, netip.AddrPortFrom(member.Addr, member.Port), client)
+	s.drawCall(t, n, &w)
+	w.flags = drawFlags(t, protocol, flagsOfServers)
 	s.send(t, w)
 }
 
@@ -154,8 +177,12 @@ func (s *stage) setting(t *rapid.T) {
 			return err
 		}
 	}
-	mustDo(t, name.Name, s.Set(change))
-	mustDo(t, name.Name, s.judge.Set(change))
+	s.set(t, name.Name, change)
+}
+
+func (s *stage) set(t *rapid.T, what string, change func(*lvs.Settings) error) {
+	mustDo(t, what, s.Set(change))
+	mustDo(t, what, s.judge.Set(change))
 }
 
 // disown takes connections away from a server.

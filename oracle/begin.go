@@ -76,6 +76,11 @@ func (d *Director) beginOnce(in Packet, p *packet) Result {
 	case s.byCall() && p.call() == "":
 		return Result{Verdict: Drop, Reason: NoCall}
 	}
+	return d.beginWith(s, in, p)
+}
+
+// beginWith is the same with a service that takes the packet.
+func (d *Director) beginWith(s *service, in Packet, p *packet) Result {
 	var t *template
 	if s.config.Persistent != 0 {
 		t = d.template(s, p)
@@ -111,6 +116,7 @@ func (d *Director) beginOnce(in Packet, p *packet) Result {
 		return Result{Verdict: Drop, Reason: TableFull}
 	default:
 		d.insert(c)
+		c.expires = d.now + begunByError // unless a packet of its own moves it on
 	}
 	return d.toServer(c, in, p)
 }

@@ -113,7 +113,10 @@ func (d *Director) direct(in Packet, p *packet) Result {
 	if c := d.answered(p); c != nil {
 		return d.toClient(c, in, p)
 	}
-	return d.begin(in, p)
+	if r := d.begin(in, p); r.Verdict != Pass || r.Reason != "" {
+		return r
+	}
+	return d.stray(in, p)
 }
 
 // ways are the forwarding methods that the oracle has.

@@ -2,7 +2,10 @@
 
 package oracle
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"net/netip"
+)
 
 const quoted = 548 // bytes of the offending packet that an ICMP error carries at most
 
@@ -19,6 +22,11 @@ var (
 // about is the frame that tells the sender of a packet of the error. It comes from the address that the packet was for,
 // and goes back the way that the packet came. The MTU is that of packetTooBig.
 func (c complaint) about(p *packet, mtu uint32) []byte {
+	return c.aboutFrom(p.destination.Addr(), p, mtu)
+}
+
+// aboutFrom is the same from another address.
+func (c complaint) aboutFrom(from netip.Addr, p *packet, mtu uint32) []byte {
 	quote := p.frame[p.ip:p.end]
 	quote = quote[:min(len(quote), quoted)]
 	out := make([]byte, 0, ethernetHeader+48+len(quote))
@@ -26,7 +34,7 @@ func (c complaint) about(p *packet, mtu uint32) []byte {
 	out = append(out, p.frame[0:6]...)
 	out = append(out, p.frame[12:14]...)
 
-	src, dst := p.destination.Addr().AsSlice(), p.source.Addr().AsSlice()
+	src, dst := from.AsSlice(), p.source.Addr().AsSlice()
 	if p.v6() {
 		icmp := append(binary.BigEndian.AppendUint32([]byte{c.type6, c.code6, 0, 0}, mtu), quote...)
 		length := binary.BigEndian.AppendUint16(nil, uint16(len(icmp)))

@@ -32,6 +32,9 @@ type Options struct {
 	Early  bool                         // XDP comes before tc
 	Random func() uint32                // chance, for schedulers that use it; nil is the runtime's source
 
+	// Towards gives the director's own address towards a server, for what it tells it; nil knows none.
+	Towards func(netip.Addr) netip.Addr
+
 	// Spread tells connections apart from outside of tunnels, by GUE's source port and IPv6's flow label; nil does not.
 	Spread func(client, virtual netip.AddrPort) uint64
 }
@@ -63,6 +66,9 @@ var _ lvs.Director = (*Director)(nil)
 func New(o Options) *Director {
 	if o.Route == nil {
 		o.Route = func(netip.Addr) (Hop, bool) { return Hop{}, false }
+	}
+	if o.Towards == nil {
+		o.Towards = func(netip.Addr) netip.Addr { return netip.Addr{} }
 	}
 	if o.Spread == nil {
 		o.Spread = func(netip.AddrPort, netip.AddrPort) uint64 { return 0 }

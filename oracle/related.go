@@ -97,6 +97,9 @@ func (d *Director) relate(in Packet, p *packet) Result {
 	if c := d.answered(p); c != nil {
 		return d.toClient(c, in, p)
 	}
+	if d.settings.ScheduleICMP != 0 {
+		return d.beginByError(in, p)
+	}
 	return Result{}
 }
 

@@ -121,7 +121,7 @@ static __always_inline __u16 icmp_write6(struct packet *p, struct flow *f, const
 	icmp->mtu = bpf_htonl(e->mtu);
 	__u64 pseudo = (__u64)bpf_htonl(length) + bpf_htonl(IPPROTO_ICMPV6);
 	pseudo += (f->src[0] >> 32) + (__u32)f->src[0] + (f->src[1] >> 32) + (__u32)f->src[1];
-	pseudo += (f->dst[0] >> 32) + (__u32)f->dst[0] + (f->dst[1] >> 32) + (__u32)f->dst[1];
+	pseudo += (from[0] >> 32) + (__u32)from[0] + (from[1] >> 32) + (__u32)from[1];
 	icmp->check = ~fold(pseudo + *(__u32 *)icmp + bpf_htonl(e->mtu) + sum);
 	return sizeof(*ip) + length;
 }

@@ -21,9 +21,9 @@ static __always_inline int call_back(struct flow *f, struct plan *p, bool once)
 	__u32 server = p->server;
 
 	p->template = NO_LINE;
-	int e = template_hold(f, p);
-	if (e)
-		return e == INSERT_FULL ? SCHEDULED_FULL : SCHEDULED_BUSY;
+	int held = template_hold(f, p);
+	if (held)
+		return held == INSERT_FULL ? SCHEDULED_FULL : SCHEDULED_BUSY;
 	p->server = server; /* whoever the call's other packets go to */
 	p->forward = FORWARD_MASQ;
 	if (once) {
@@ -33,10 +33,14 @@ static __always_inline int call_back(struct flow *f, struct plan *p, bool once)
 	}
 	p->home = key_from_client(&p->key, f);
 	__u32 segment = p->home.segment;
+	struct segment *s = bpf_map_lookup_elem(&conns, &segment);
 	struct guard *g = bpf_map_lookup_elem(&guards, &segment);
-	if (!g)
+	if (!s || !g)
 		return SCHEDULED_BUSY;
-	p->version = READ_ONCE(g->version) - 1; /* nobody has looked for it */
+	struct conn *e = conn_find(s, &p->key, p->home.line);
+	if (e && conn_expired(e, now()))
+		conn_retire(s, segment, line_of(s, e));
+	p->version = READ_ONCE(g->version) - 1; /* it is looked for again, and may be there */
 	p->alone = false;
 	return schedule(f, p);
 }
@@ -112,7 +116,10 @@ __noinline int decide_stray(struct flow *f, struct plan *p)
 		d->outcome = OUTCOME_REFUSE;
 		d->reason = REASON_NO_CONN;
 		d->direction = DIRECTION_OUTPUT;
-		decide_source(d, r->source, 0);
+		if (r->source[1])
+			decide_source(d, r->source, 0);
+		else
+			decide_source(d, f->dst, 0);
 	}
 	return d->outcome;
 }
