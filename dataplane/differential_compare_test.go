@@ -46,6 +46,9 @@ func (s *stage) mustRunTC(t rapid.TB, side int, frame []byte, mark uint32) (verd
 	return verdict, o.DataOut, skb[2]
 }
 
+// handedIn says whether a frame is left to the kernel by way of lo.
+func handedIn(frame []byte) bool { return [6]byte(frame) == [6]byte{} }
+
 // mustHandle lets a frame go its way through XDP, if that is attached, and tc.
 func (s *stage) mustHandle(t rapid.TB, side int, frame []byte, mark uint32) oracle.Result {
 	t.Helper()
@@ -80,6 +83,10 @@ func (s *stage) mustHandle(t rapid.TB, side int, frame []byte, mark uint32) orac
 	case tcShot:
 		return oracle.Result{Verdict: oracle.Drop}
 	case tcRedirected:
+		if handedIn(out) {
+			copy(out, frame[:6])
+			return oracle.Result{Verdict: oracle.Pass, Packet: oracle.Packet{Frame: out}}
+		}
 		return oracle.Result{Verdict: oracle.Forward, Packet: oracle.Packet{Frame: out}}
 	case tcUnspec:
 		return oracle.Result{Verdict: oracle.Pass, Packet: oracle.Packet{Frame: out}}

@@ -185,6 +185,9 @@ func (w *world) mustLeave(t *testing.T, p *ebpf.Program, in packet) (by string, 
 	}
 	switch verdict {
 	case tcRedirect, xdpRedirect:
+		if handedIn(out) {
+			return "kernel", out
+		}
 		if bytes.Equal(out[:6], clientMAC) {
 			return "clients", out
 		}

@@ -198,13 +198,15 @@ static __always_inline int forward(struct packet *p, struct flow *f, struct deci
 	}
 	if (rewrite(p, f, d, s))
 		return drop(p, REASON_MALFORMED);
-	if (big)
-		return leave(p, REASON_TOO_BIG); /* for the kernel to fragment it */
+	if (big) { /* for the kernel to fragment it */
+		int left = leave(p, REASON_TOO_BIG);
+		return s ? packet_from_here(p) : left;
+	}
 	if (d->tell && toa_add(p, f, d, r->mtu))
 		return drop(p, REASON_MALFORMED);
 	count(d, f);
 	if (routed == ROUTED_LOCALLY)
-		return output ? packet_to_client(p) : packet_pass(p);
+		return output ? packet_from_here(p) : packet_pass(p);
 	if (p->hook == HOOK_TC && routed == ROUTED_BY_KERNEL) {
 		packet_done(p);
 		return route_send_by_kernel(r);

@@ -192,8 +192,9 @@ static __always_inline int packet_pass(struct packet *p)
 	return p->hook == HOOK_XDP ? XDP_PASS : TC_ACT_UNSPEC;
 }
 
-/* Hands the answer of a server to a local client, past the check that refuses senders with an address of our own. */
-static __always_inline int packet_to_client(struct packet *p)
+/* Hands the kernel a packet with a sender that is an address of our own, past the check that refuses these: the answer of a server to a
+ * local client, or what is to be fragmented in a tunnel. */
+static __always_inline int packet_from_here(struct packet *p)
 {
 	struct ethhdr *eth = p->data;
 

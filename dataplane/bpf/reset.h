@@ -139,7 +139,7 @@ static __always_inline int reset_forward(struct packet *p, struct flow *f, struc
 	if (d->server)
 		count_packet(d->server, d->direction, f->length);
 	if (routed == ROUTED_LOCALLY)
-		return output ? packet_to_client(p) : packet_pass(p);
+		return output ? packet_from_here(p) : packet_pass(p);
 	return routed == ROUTED_BY_KERNEL ? route_send_by_kernel(r) : send(p, r);
 }
 
