@@ -115,14 +115,14 @@ func TestMissingLinks(t *testing.T) {
 	w.mustFill()
 	before := w.known()
 	ifindex := w.clients.Attrs().Index
-	pins := []string{xdpPin(ifindex), place.AnchorPin}
+	pins, foreign := []string{xdpPin(ifindex), place.AnchorPin}, xdpPin(ifindex)
 	if haveTCX() {
-		pins = append(pins, tcPin(ifindex), outPin(1))
+		pins, foreign = append(pins, tcPin(ifindex), outPin(1)), tcPin(ifindex)
 	}
 	for _, pin := range pins {
 		must(t, os.Remove(filepath.Join(w.place.Path, pin)))
 	}
-	w.mustForeign(tcPin(ifindex), &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	w.mustForeign(foreign, &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})
 	if i := w.mustAttached("clients"); haveTCX() && i.TC != lost || i.XDP != lost {
 		t.Errorf("%+v", i)
 	}
