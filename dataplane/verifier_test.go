@@ -19,7 +19,7 @@ import (
 // one when that is what a change is worth.
 var effort = map[string]uint32{
 	bpfProgDirectorXdp: 124_000, bpfProgDirectorTc: 124_000, bpfProgDirectorOut: 62_000,
-	bpfProgDirectorRestXdp: 86_000, bpfProgDirectorRest: 121_000, bpfProgDirectorRelated: 82_000, bpfProgDirectorFragment: 115_000,
+	bpfProgDirectorRestXdp: 86_000, bpfProgDirectorRest: 121_000, bpfProgDirectorRelated: 111_000, bpfProgDirectorFragment: 115_000,
 	bpfProgDirectorReset: 22_000, bpfProgDirectorStart: 20_000, bpfProgDirectorAnchor: 2,
 }
 
