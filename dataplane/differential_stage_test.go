@@ -321,7 +321,7 @@ func (s *stage) mustBegin(t rapid.TB, at uint32) {
 	ask := func(a netip.Addr) (oracle.Hop, bool) { s.asked = a; return s.route(a) }
 	s.judge = oracle.New(oracle.Options{
 		Size: stageConns, Route: ask, Spread: spread, Early: s.withXDP, Turns: func() oracle.Turns { return s.mustTurns(t) },
-		Towards: ownTowards,
+		Towards: ownTowards, Here: isHere,
 	})
 	mustDo(t, "settings", s.Set(func(all *lvs.Settings) error {
 		*all = lvs.DefaultSettings
@@ -353,6 +353,12 @@ func ownTowards(server netip.Addr) netip.Addr {
 		return fromAddr(a)
 	}
 	return netip.Addr{}
+}
+
+// isHere says whether an address is the director's own, or has no way.
+func isHere(a netip.Addr) bool {
+	routes, err := netlink.RouteGet(a.AsSlice())
+	return err != nil || len(routes) == 0 || routes[0].Type == unix.RTN_LOCAL
 }
 
 // mustEnd clears everything away in the way of an operator and of time, and looks whether anything stays.

@@ -54,25 +54,28 @@ func (s *sticky) checkCallBack(t *testing.T, once bool) {
 	leaves("no server's port", stranger, nil)
 	s.mustShow("nothing has begun")
 
-	state := "ASSURED"
-	if once {
-		state = "NONE"
-	}
 	for range 2 {
 		leaves("the call", began, began.forwarded(t, routerMAC))
 	}
-	s.mustShow("a call", "UDP 5m0s "+state+" 198.51.100.7:0 203.0.113.20:5060 10.0.0.12:5060")
+	s.mustShow("a call", "UDP 5m0s ASSURED 198.51.100.7:0 203.0.113.20:5060 10.0.0.12:5060")
 	if got := s.sendPacket(says(p.in(""), "Call-ID: theirs@server\r\n"), 0); got != 2 {
 		t.Errorf("the answer goes to server %d", got)
 	}
+	other := began
+	other.server = netip.MustParseAddrPort("10.0.0.13:5060")
+	leaves("another server in the same call", other, other.forwarded(t, routerMAC))
+	if got := s.sendPacket(says(p.from(5999).in(""), "Call-ID: theirs@server\r\n"), 0); got != 3 {
+		t.Errorf("the call of two servers goes to server %d", got)
+	}
+	leaves("the first one again", began, began.forwarded(t, routerMAC))
 	if got := s.sendPacket(says(p.from(6000).in(""), "Call-ID: theirs@server\r\n"), 0); got != 2 {
 		t.Errorf("from another port it goes to server %d", got)
 	}
 	table, err := s.Table()
 	must(t, err)
-	want := lvs.Stats{Conns: 2, InPackets: 2, OutPackets: 2}
+	want := lvs.Stats{Conns: 5, InPackets: 3, OutPackets: 4}
 	if once {
-		want.Conns = 4
+		want.Conns = 7
 	}
 	got := table.Services()[0].Stats
 	got.InBytes, got.OutBytes = 0, 0
@@ -135,6 +138,10 @@ func TestServersAreTold(t *testing.T) {
 				other := p
 				other.server = netip.AddrPortFrom(p.server.Addr(), 9999)
 				left("another port", other.out("A"))
+				asked, last := p, p.out("A")
+				asked.client, last.ttl = netip.AddrPortFrom(from, 40000), 1
+				left("what the director has asked for", asked.out("A"))
+				left("a packet on its last hop, of which the kernel tells", last)
 				w.run(w.tc, w.clients, p.in("S").frame(t))
 				if verdict, _ := run(p.out("SA").frame(t)); verdict != tcRedirect && verdict != xdpRedirect {
 					t.Errorf("an answer: %d", int32(verdict))

@@ -32,6 +32,9 @@ type Options struct {
 	Early  bool                         // XDP comes before tc
 	Random func() uint32                // chance, for schedulers that use it; nil is the runtime's source
 
+	// Here says whether an address is the director's own, or one without a way; nil says no.
+	Here func(netip.Addr) bool
+
 	// Towards gives the director's own address towards a server, for what it tells it; nil knows none.
 	Towards func(netip.Addr) netip.Addr
 
@@ -66,6 +69,9 @@ var _ lvs.Director = (*Director)(nil)
 func New(o Options) *Director {
 	if o.Route == nil {
 		o.Route = func(netip.Addr) (Hop, bool) { return Hop{}, false }
+	}
+	if o.Here == nil {
+		o.Here = func(netip.Addr) bool { return false }
 	}
 	if o.Towards == nil {
 		o.Towards = func(netip.Addr) netip.Addr { return netip.Addr{} }

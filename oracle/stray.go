@@ -31,7 +31,7 @@ func (d *Director) beginByError(in Packet, p *packet) Result {
 func (d *Director) stray(in Packet, p *packet) Result {
 	r := d.real(p)
 	switch {
-	case r == nil || p.follows:
+	case r == nil || p.follows || p.ttl <= 1 || d.options.Here(p.destination.Addr()):
 		return Result{}
 	case r.service.byCall() && r.service.id.Mark == 0 && p.call() != "":
 		return d.callBack(r, in, p)
@@ -63,6 +63,9 @@ func (d *Director) callBack(r *server, in Packet, p *packet) Result {
 	s, turned := r.service, *p
 	turned.source, turned.destination = p.destination, netip.AddrPortFrom(s.id.Addr, s.id.Port)
 	t := d.template(s, &turned)
+	if t != nil && t.server != r {
+		t.lost, t = true, nil
+	}
 	if t == nil {
 		t = d.remember(s, &turned, r)
 	}
@@ -72,8 +75,13 @@ func (d *Director) callBack(r *server, in Packet, p *packet) Result {
 	t.expires = d.now + t.timeout
 	c := &conn{flow: flow{p.protocol, turned.source, turned.destination}, server: r, to: p.source, forward: lvs.Masq, template: t}
 	older := d.conns[c.flow]
+	if older != nil && older.server != r && !s.config.OnePacket {
+		d.remove(older)
+		older = nil
+	}
 	switch {
 	case s.config.OnePacket:
+		t.assured = true
 		d.glance(c)
 	case older != nil:
 		c = older

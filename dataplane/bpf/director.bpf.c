@@ -89,7 +89,7 @@ static __always_inline int direct_rest(struct packet *p)
 			decide(f, plan);
 		if (p->kind == PACKET_USUAL && f->quoted && d->at != NO_LINE)
 			return go_on(p, REST_RELATED, false); /* it has a connection now */
-		if (is_stray(f, d))
+		if (p->hook == HOOK_TC && is_stray(f, d) && !stray_ends_here(SKB(p), f->src, f->dst))
 			decide_stray(f, plan);
 		if (p->kind == PACKET_FRAGMENT)
 			decide_fragment(f);

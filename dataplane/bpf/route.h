@@ -34,21 +34,26 @@ enum routed {
 	ROUTED_NOWHERE,
 };
 
+static __always_inline void fib_between(struct bpf_fib_lookup *fib, const __u64 *src, const __u64 *dst)
+{
+	if (is_v4(dst)) {
+		fib->family = AF_INET;
+		fib->ipv4_src = src[1] >> 32;
+		fib->ipv4_dst = dst[1] >> 32;
+	} else {
+		fib->family = AF_INET6;
+		__builtin_memcpy(fib->ipv6_src, src, 16);
+		__builtin_memcpy(fib->ipv6_dst, dst, 16);
+	}
+}
+
 /* Asks the kernel, and keeps its answer in the line. A function of its own for the sake of the stack. */
 static __noinline enum routed route_ask(void *ctx, const __u64 *src, const __u64 *dst, struct route *r)
 {
 	struct bpf_fib_lookup fib = { .ifindex = loopback, .l4_protocol = IPPROTO_TCP, .tot_len = 20 };
 	__u32 jiffies = now();
 
-	if (is_v4(dst)) {
-		fib.family = AF_INET;
-		fib.ipv4_src = src[1] >> 32;
-		fib.ipv4_dst = dst[1] >> 32;
-	} else {
-		fib.family = AF_INET6;
-		__builtin_memcpy(fib.ipv6_src, src, 16);
-		__builtin_memcpy(fib.ipv6_dst, dst, 16);
-	}
+	fib_between(&fib, src, dst);
 	long e = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
 	bool same = r->how == ROUTE_LINK && r->dst[0] == dst[0] && r->dst[1] == dst[1];
 	r->how = ROUTE_NONE;

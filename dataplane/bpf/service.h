@@ -166,7 +166,7 @@ static __always_inline int choose(struct flow *f, struct plan *p, struct service
 		return SCHEDULED_NO_SERVER;
 	if (d->forward == FORWARD_FULLNAT && v->one_packet && f->protocol == IPPROTO_UDP)
 		return SCHEDULED_NOT_YET;
-	int e = v->persistent ? template_hold(f, p) : 0;
+	int e = v->persistent ? template_hold(f, p, false) : 0;
 	if (e)
 		return e == INSERT_FULL ? SCHEDULED_FULL : SCHEDULED_BUSY;
 	if (v->persistent) { /* the template may be for another server */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* stray.h - packets of servers that belong to no connection: with --pe sip they begin one, for a server may call, too; else the server is told
- * if nat_icmp_send is set. */
+ * if nat_icmp_send is set. On tc only. */
 #pragma once
 #include "decide.h"
 
@@ -21,13 +21,16 @@ static __always_inline int call_back(struct flow *f, struct plan *p, bool once)
 	__u32 server = p->server;
 
 	p->template = NO_LINE;
-	int held = template_hold(f, p);
+	int held = template_hold(f, p, true);
 	if (held)
 		return held == INSERT_FULL ? SCHEDULED_FULL : SCHEDULED_BUSY;
 	p->server = server; /* whoever the call's other packets go to */
 	p->forward = FORWARD_MASQ;
 	if (once) {
-		if (p->template != NO_LINE)
+		struct conn *t = p->template == NO_LINE ? NULL : conn_at(p->template);
+		if (t && !dry)
+			__sync_fetch_and_or(&t->life, TEMPLATE_ASSURED);
+		if (t)
 			template_count(p->template, -1);
 		return SCHEDULED_DRY;
 	}
@@ -38,7 +41,8 @@ static __always_inline int call_back(struct flow *f, struct plan *p, bool once)
 	if (!s || !g)
 		return SCHEDULED_BUSY;
 	struct conn *e = conn_find(s, &p->key, p->home.line);
-	if (e && conn_expired(e, now()))
+	if (e &&
+	    (conn_expired(e, now()) || READ_ONCE(e->server) != server)) /* the client's port is with who spoke last */
 		conn_retire(s, segment, line_of(s, e));
 	p->version = READ_ONCE(g->version) - 1; /* it is looked for again, and may be there */
 	p->alone = false;
@@ -52,8 +56,7 @@ static __always_inline void decide_call_back(struct flow *f, struct plan *p, con
 	struct service *v = bpf_map_lookup_elem(&services, &service);
 	struct decision *d = &p->decision;
 
-	/* what XDP leaves to tc is decided only once */
-	if (!v || !v->engine || !v->persistent || v->key.mark || f->early)
+	if (!v || !v->engine || !v->persistent || v->key.mark)
 		return;
 	bool once = v->one_packet;
 	f->src[0] = f->dst[0];
@@ -127,7 +130,18 @@ __noinline int decide_stray(struct flow *f, struct plan *p)
 static __always_inline bool is_stray(struct flow *f, struct decision *d)
 {
 	return f->ours & OURS_SERVER && !d->outcome && !d->reason && strays_count() && !f->quoted &&
-	       f->fragment != FRAGMENT_LATER;
+	       f->fragment != FRAGMENT_LATER && !last_hop(f);
+}
+
+/* Whether a packet of a server goes no further: it is for the director itself, which may have asked for it, to see whether the server is
+ * well; or it has no way. */
+static __noinline int stray_ends_here(struct __sk_buff *skb, const __u64 *src, const __u64 *dst)
+{
+	struct bpf_fib_lookup fib = { .ifindex = loopback, .l4_protocol = IPPROTO_TCP, .tot_len = 20 };
+
+	fib_between(&fib, src, dst);
+	long e = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	return e != BPF_FIB_LKUP_RET_SUCCESS && e != BPF_FIB_LKUP_RET_NO_NEIGH;
 }
 
 /* Whether an ICMP error is to begin the connection that it is about and that is not there: schedule_icmp, of use where many directors

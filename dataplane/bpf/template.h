@@ -101,8 +101,9 @@ __noinline __u32 template_server(struct flow *f, struct plan *p)
 }
 
 /* Counts one more connection for the client's template, and makes it for the plan's server if there is none. The plan then has
- * the template, and its server: another CPU may have made it for another one. Answers 0, INSERT_FULL or INSERT_RACED. */
-__noinline int template_hold(struct flow *f, struct plan *p)
+ * the template, and its server: another CPU may have made it for another one. If the server is to be that and no other, a template for another
+ * one is lost. Answers 0, INSERT_FULL or INSERT_RACED. */
+__noinline int template_hold(struct flow *f, struct plan *p, __u32 no_other)
 {
 	if (!f || !p)
 		return INSERT_RACED;
@@ -118,6 +119,11 @@ __noinline int template_hold(struct flow *f, struct plan *p)
 	if (!s || !g || !l)
 		return INSERT_RACED;
 	int i = template_line(s, g, &p->other, h.segment, h.line);
+	if (i >= 0 && no_other && READ_ONCE(line_at(s, i)->server) != p->server) {
+		if (!dry)
+			WRITE_ONCE(line_at(s, i)->kind, CONN_LOST);
+		i = -1;
+	}
 	if (i < 0) {
 		p->data.life = v->persistent << LIFE_SECONDS_SHIFT;
 		p->data.server = p->server;
