@@ -335,6 +335,12 @@ func (s *stage) mustBegin(t rapid.TB, at uint32) {
 	for _, a := range castOf(everybody) {
 		mustDo(t, "routes", routes.Put(s.routeLine(a), bpfRoute{}))
 	}
+	leads, err := s.in.m(bpfMapLeads) // of an earlier story, which began at the same time
+	mustDo(t, "leads", err)
+	var key bpfFragmentKey
+	for leads.NextKey(nil, &key) == nil {
+		mustDo(t, "leads", leads.Delete(key))
+	}
 	m, err := s.in.m(bpfMapIcmpBudgets)
 	mustDo(t, "ICMP budget", err)
 	cpus, err := ebpf.PossibleCPU()

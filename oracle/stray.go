@@ -24,6 +24,7 @@ func (d *Director) beginByError(in Packet, p *packet) Result {
 	case s.config.OnePacket && p.protocol == lvs.UDP: // whoever had the packet is not known any more
 		return Result{}
 	}
+	d.tried = 0
 	return d.beginWith(s, in, p)
 }
 
