@@ -31,7 +31,7 @@ type conversion struct {
 
 // steps are those of all layouts that there were; the first one leads from layout 1 to layout 2.
 var steps = []step{
-	{settingsPin: {372, func(e []byte) []byte { return append(e, make([]byte, 8)...) }}}, // nat_icmp_send, schedule_icmp
+	{settingsMap: {372, func(e []byte) []byte { return append(e, make([]byte, 8)...) }}}, // nat_icmp_send, schedule_icmp
 }
 
 // ownLayout is the number of this version's layout.

@@ -93,7 +93,17 @@ func TestLayoutIsKnown(t *testing.T) {
 	if now != string(known) {
 		t.Errorf("the forms of maps are not those of %s: see steps in layout.go\n%s", file, now)
 	}
+	c, err := spec(small)
+	must(t, err)
 	for i, s := range steps {
+		for name := range s {
+			m, all := c.Maps[name], conversions(name, uint32(i+1))
+			if m == nil {
+				t.Errorf("step %d: there is no map %s", i+1, name)
+			} else if n := len(convertEntry(make([]byte, all[0].from), all)); m.InnerMap == nil && n != int(m.ValueSize) {
+				t.Errorf("from step %d on, entries of %s become %d bytes, and should %d", i+1, name, n, m.ValueSize)
+			}
+		}
 		for _, name := range still {
 			if _, ok := s[name]; ok {
 				t.Errorf("step %d: %s never changes its form", i+1, name)
