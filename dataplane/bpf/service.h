@@ -164,6 +164,9 @@ static __always_inline int choose(struct flow *f, struct plan *p, struct service
 	struct server *d = bpf_map_lookup_elem(&servers, &slot);
 	if (!slot || !d)
 		return SCHEDULED_NO_SERVER;
+	/* a template's, whose connection the same packet might find deserted if it came to tc as well */
+	if (f->early && !d->weight)
+		return SCHEDULED_NOT;
 	if (d->forward == FORWARD_FULLNAT && v->one_packet && f->protocol == IPPROTO_UDP)
 		return SCHEDULED_NOT_YET;
 	int e = v->persistent ? template_hold(f, p, false) : 0;
