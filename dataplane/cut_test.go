@@ -54,14 +54,6 @@ func mustArrive(t *testing.T, name string, frame []byte) {
 // mustTunnelled waits for the next packet of a tunnel by IP in IP, or a fragment: what it carries.
 func (f tap) mustTunnelled(t *testing.T) []byte {
 	t.Helper()
-	b := make([]byte, 2048)
-	for {
-		n, from, err := unix.Recvfrom(int(f), b, 0)
-		if err != nil {
-			t.Fatalf("nothing arrives: %v", err)
-		}
-		if l := from.(*unix.SockaddrLinklayer); l.Pkttype != unix.PACKET_OUTGOING && n >= 34 && b[12] == 8 && b[23] == protocolIPIP {
-			return b[34 : 14+binary.BigEndian.Uint16(b[16:])]
-		}
-	}
+	b := f.mustArrive(t, func(b []byte) bool { return len(b) >= 34 && b[12] == 8 && b[23] == protocolIPIP })
+	return b[34 : 14+binary.BigEndian.Uint16(b[16:])]
 }

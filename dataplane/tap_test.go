@@ -29,13 +29,19 @@ func mustTap(t testing.TB, name string) tap {
 // mustSegment waits for the next TCP segment that arrives.
 func (f tap) mustSegment(t rapid.TB) []byte {
 	t.Helper()
+	return f.mustArrive(t, func(b []byte) bool { return len(b) >= 54 && (b[12] == 8 && b[23] == 6 || b[12] == 0x86 && b[20] == 6) })
+}
+
+// mustArrive waits for the next frame of a kind that arrives.
+func (f tap) mustArrive(t rapid.TB, wanted func([]byte) bool) []byte {
+	t.Helper()
 	b := make([]byte, 2048)
 	for {
 		n, from, err := unix.Recvfrom(int(f), b, 0)
 		if err != nil {
 			t.Fatalf("nothing arrives: %v", err)
 		}
-		if l := from.(*unix.SockaddrLinklayer); l.Pkttype != unix.PACKET_OUTGOING && n >= 54 && (b[12] == 8 && b[23] == 6 || b[12] == 0x86 && b[20] == 6) {
+		if l := from.(*unix.SockaddrLinklayer); l.Pkttype != unix.PACKET_OUTGOING && wanted(b[:n]) {
 			return b[:n]
 		}
 	}
