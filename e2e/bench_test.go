@@ -98,7 +98,10 @@ func mustStream(b *testing.B, client *lab.Host, address string) float64 {
 			} `json:"sum_received"`
 		}
 	}
-	text := mustRun(b, client, "iperf3", "--client", address, "--time", "3", "--json")
+	text, err := carry(client, address, "--time", "3", "--json")
+	if err != nil {
+		b.Fatal(err)
+	}
 	if err := json.Unmarshal(text, &report); err != nil {
 		b.Fatalf("iperf3: %v: %s", err, text)
 	}

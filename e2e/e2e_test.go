@@ -37,6 +37,7 @@ import (
 //	close NAME fin|half|reset|silently
 //	                                end a connection in a way
 //	resets HOST COUNT               wait until so many connections of what serves there have ended by a reset
+//	iperf3 HOST ADDRESS FLAG...     run a client of iperf3, once the server takes it, and print its report
 //	stream HOST ADDRESS FILE        send 100 MB to an iperf3, whose report is written to a file
 //	retransmits PLAIN DIRECTED      compare two such reports
 //	answers NAME=COUNT...           the lines of the last output are these, so many of each
@@ -74,6 +75,7 @@ func TestStories(t *testing.T) {
 					"close":   closeConn,
 					"resets":  heard,
 
+					"iperf3":      iperf3,
 					"stream":      stream,
 					"retransmits": retransmits,
 				},

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"lvs/lab"
 )
 
 // respond answers each datagram with the name of the host, and as many bytes, until the story ends.
@@ -74,18 +76,35 @@ func ask(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// stream sends, once the server is there: between two streams it is not for a moment.
+// iperf3 prints the report of a stream.
+func iperf3(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) >= 2, "iperf3 HOST ADDRESS FLAG...")
+	text, err := carry(named(ts, args[0]), args[1], args[2:]...)
+	ts.Check(err)
+	ts.Stdout().Write(text)
+}
+
+// stream keeps the report of a paced stream in a file.
 func stream(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, !neg && len(args) == 3, "stream HOST ADDRESS FILE")
-	for until := time.Now().Add(patience / 3); ; {
-		report, err := command(ts, args[0], "iperf3", "--json", "--client", args[1], "--bytes", "100M", "--bitrate", "400M").Output()
-		busy := bytes.Contains(report, []byte("busy running a test")) // with the stream before, and no failure to this iperf3
+	text, err := carry(named(ts, args[0]), args[1], "--json", "--bytes", "100M", "--bitrate", "400M")
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), text, 0o644))
+}
+
+// carry runs a client of iperf3 once the server takes it, and returns its report: between two streams the server does not listen for a
+// moment, or is busy with the one before, which is no failure to a client that reports in JSON.
+func carry(from *lab.Host, to string, flags ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for {
+		text, err := from.Command(ctx, "iperf3", append([]string{"--client", to}, flags...)...).CombinedOutput()
+		busy := bytes.Contains(text, []byte("busy running a test"))
 		if err == nil && !busy {
-			ts.Check(os.WriteFile(ts.MkAbs(args[2]), report, 0o644))
-			return
+			return text, nil
 		}
-		if !busy && !bytes.Contains(report, []byte("refused")) || time.Now().After(until) {
-			ts.Fatalf("iperf3: %v: %s", err, report)
+		if !busy && !bytes.Contains(text, []byte("refused")) || ctx.Err() != nil {
+			return nil, fmt.Errorf("iperf3: %w: %s", err, text)
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
