@@ -39,9 +39,6 @@ func TestSIP(t *testing.T) {
 				t.Errorf("%s %q: server %d gets it, want %d", c.from, c.header, got, c.want)
 			}
 		}
-		clock := jiffies
-		jiffies = func(uint32) uint32 { return s.settings.Now }
-		defer func() { jiffies = clock }()
 		var out bytes.Buffer
 		env := ipvsadm.Env{Stdout: &out, Stderr: &out, Open: func(ipvsadm.Mode) (lvs.Director, error) { return s.Director, nil }}
 		if code := ipvsadm.Run(env, []string{"ipvsadm", "-Lnc", "--persistent-conn"}); code != 0 {

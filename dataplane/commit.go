@@ -106,7 +106,7 @@ func (in *instance) apply(records []*record, again bool) error {
 	}
 	var changes []change
 	for _, r := range records {
-		changes = append(changes, func(made func(swap) error) error {
+		changes = append(changes, func(made func(...swap) error) error {
 			err := a.one(r, made)
 			if err != nil {
 				id, _ := fromService(&r.service)
@@ -128,7 +128,8 @@ type applying struct {
 	slots                   map[bpfServiceKey]uint32 // of services, removed ones too
 	added                   uint64
 	nextService, nextServer uint32 // where the search for a free slot goes on
-	keys, lists, pools      *ebpf.Map
+	keys, lists             *ebpf.Map
+	contests, pools         *ebpf.Map
 	ours                    []addressKinds
 }
 
@@ -139,6 +140,9 @@ func (a *applying) openMaps() (err error) {
 	if a.lists, err = a.m(bpfMapLists); err != nil {
 		return err
 	}
+	if a.contests, err = a.m(bpfMapContests); err != nil {
+		return err
+	}
 	if a.pools, err = a.m(bpfMapPools); err != nil {
 		return err
 	}
@@ -146,7 +150,7 @@ func (a *applying) openMaps() (err error) {
 	return err
 }
 
-func (a *applying) one(r *record, made func(swap) error) error {
+func (a *applying) one(r *record, made func(...swap) error) error {
 	if r.shared() {
 		return a.swapLocals(poolOf(r.service.Key.Family, 0, false), r.locals, made)
 	}
@@ -342,7 +346,7 @@ func (in *instance) link(s *bpfService, all []uint32) {
 	s.First = next
 }
 
-func (a *applying) removeService(slot uint32, made func(swap) error) error {
+func (a *applying) removeService(slot uint32, made func(...swap) error) error {
 	if slot == 0 {
 		return nil
 	}
@@ -351,12 +355,10 @@ func (a *applying) removeService(slot uint32, made func(swap) error) error {
 		return err
 	}
 	cut()
-	for _, gone := range []swap{{of: a.lists, at: slot}, {of: a.pools, at: poolOf(0, slot, true)}} {
-		if err := made(gone); err != nil {
-			return err
-		}
-		cut()
+	if err := made(swap{of: a.lists, at: slot}, swap{of: a.contests, at: slot}, swap{of: a.pools, at: poolOf(0, slot, true)}); err != nil {
+		return err
 	}
+	cut()
 	a.chain(s, nil, a.membersOf(slot))
 	s.Use = bpfSlotUseSLOT_REMOVED
 	return a.forgetPlaces(slot)

@@ -28,15 +28,16 @@ func (in *instance) size() int {
 	return connsIn(m.MaxEntries())
 }
 
-// jiffies64 is the kernel's clock of connections: it counts from five minutes before 32 bits of it overflow.
-func jiffies64(hz uint32) uint64 {
+// jiffies64 is the kernel's clock of connections: it counts from five minutes before 32 bits of it overflow. It is a variable for the sake of
+// tests that have a clock of their own.
+var jiffies64 = func(hz uint32) uint64 {
 	var ts unix.Timespec
 	unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
 	return uint64(ts.Nano())*uint64(hz)/1e9 + 1<<32 - 300*uint64(hz)
 }
 
-// jiffies is that clock as connections have it. It is a variable for the sake of tests that have a clock of their own.
-var jiffies = func(hz uint32) uint32 { return uint32(jiffies64(hz)) }
+// jiffies is that clock as connections have it.
+func jiffies(hz uint32) uint32 { return uint32(jiffies64(hz)) }
 
 func (in *instance) conns(now uint32, yield func(lvs.Conn, error) bool) {
 	table, err := in.entries()

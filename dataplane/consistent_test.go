@@ -46,6 +46,7 @@ func (w *world) checkConsistent() {
 type consistency struct {
 	*instance
 	keys, lists *ebpf.Map
+	contests    *ebpf.Map
 	ours        []addressKinds
 	owner       map[uint32]uint32 // server's slot -> service's
 	live        int
@@ -61,6 +62,9 @@ func (c *consistency) read() (err error) {
 		return err
 	}
 	if c.lists, err = c.m(bpfMapLists); err != nil {
+		return err
+	}
+	if c.contests, err = c.m(bpfMapContests); err != nil {
 		return err
 	}
 	c.ours, err = mapped[addressKinds](c.instance, bpfMapOurs)
@@ -157,13 +161,10 @@ func (c *consistency) list(slot uint32) ([]bpfSeat, error) {
 	}
 	last := int(seats[0].Server)
 	rows := (int(seats[0].Table) + tableRow - 1) / tableRow
-	if groups := int(seats[0].Groups); groups > 0 {
-		rows += 2*groups - 1
-	}
 	if last+rows != len(seats)-1 {
 		return nil, errSeats
 	}
-	if err := groups(seats); err != nil {
+	if err := c.contest(slot, seats[:last+1]); err != nil {
 		return nil, err
 	}
 	for i := range seats {

@@ -8,7 +8,8 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
-	"unsafe"
+
+	"github.com/cilium/ebpf"
 
 	"lvs"
 )
@@ -91,30 +92,73 @@ func TestChoicesTogether(t *testing.T) {
 	}
 }
 
+// TestOtherContest: choices are right where a list has no contest, as an earlier version leaves it, or another one's, as between two swaps; and an
+// upgrade gives it its own.
+func TestOtherContest(t *testing.T) {
+	w := mustWorld(t, small)
+	w.mustEverywhere()
+	r := rand.New(rand.NewPCG(12, 0))
+	j, other := w.mustCrowd(r, "wlc", 100, 20), w.mustCrowd(r, "wlc", 101, 30)
+	slot := func(j *judged) (slot uint32) {
+		for i := range w.mustLook().live() {
+			if w.look.services[i].Key == toKey(j.id()) {
+				slot = i
+			}
+		}
+		return slot
+	}
+	contests, err := w.mustLook().m(bpfMapContests)
+	must(t, err)
+	ask := func() {
+		for range 40 {
+			j.ask(randomClient(r, lvs.IPv4))
+		}
+	}
+	ask()
+	must(t, contests.Delete(slot(j)))
+	ask()
+	var held *ebpf.Map
+	must(t, contests.Lookup(slot(other), &held))
+	must(t, contests.Put(slot(j), held))
+	held.Close()
+	ask()
+	must(t, contests.Delete(slot(j)))
+	_, err = w.Upgrade(true)
+	must(t, err)
+	w.mustReopen()
+	w.checkConsistent()
+	ask()
+}
+
 func weighing(service lvs.ServiceID, server lvs.ServerID, weight int32) func(*lvs.Table) error {
 	return func(t *lvs.Table) error {
 		return t.EditServer(service, server, lvs.ServerConfig{Forward: lvs.Masq, Weight: weight})
 	}
 }
 
-// groups says what is wrong with the groups of a list: each server is in the one that its slot says, in the order of the list.
-func groups(list []bpfSeat) error {
+// contest says what is wrong with the contest of a list: each server is in the group that its slot says, in the order of the list.
+func (c *consistency) contest(slot uint32, list []bpfSeat) error {
 	head, servers := list[0], int(list[0].Server)
-	if (head.Groups > 0) != (byLoad(bpfScheduler(head.Scheduler)) && servers > fewServers) {
-		return fmt.Errorf("%d groups of %d servers under %s", head.Groups, servers, schedulers[head.Scheduler])
-	}
-	if head.Groups == 0 {
+	var held *ebpf.Map
+	err := c.contests.Lookup(slot, &held)
+	if long := byLoad(bpfScheduler(head.Scheduler)) && servers > fewServers; long != (err == nil) {
+		return fmt.Errorf("the contest of %d servers under %s: %v", servers, schedulers[head.Scheduler], err)
+	} else if !long {
 		return nil
 	}
-	count := groupsOf(servers)
-	if int(head.Groups) != count || len(list) != 1+servers+2*count-1 {
-		return fmt.Errorf("%d groups of %d servers in %d rows", head.Groups, servers, len(list))
+	defer held.Close()
+	var contest bpfContest
+	if err := held.Lookup(uint32(0), &contest); err != nil {
+		return err
+	}
+	if levels := levelsOf(servers); contest.Levels != uint32(levels) || contest.List != head.Cursor {
+		return fmt.Errorf("a contest of %d levels, of list %#x: want %d, %#x", contest.Levels, contest.List, levels, head.Cursor)
 	}
 	var seen []uint32
-	for group := range count {
+	for group, first := range contest.First {
 		last := uint32(0)
-		for i := (*bpfMatch)(unsafe.Pointer(&list[servers+count+group])).First; i != 0; i = list[i].Next {
-			if i <= last || int(i) > servers || groupOf(list[i].Server)%count != group {
+		for i := uint32(first); i != 0; i = list[i].Next {
+			if i <= last || int(i) > servers || groupOf(list[i].Server)%(1<<contest.Levels) != group {
 				return fmt.Errorf("seat %d comes after %d in group %d", i, last, group)
 			}
 			last = i

@@ -138,7 +138,7 @@ func TestCrowd(t *testing.T) {
 	w := mustWorld(t, Sizes{Conns: crowded + crowded/4, Services: 4, Servers: 16})
 	bin := mustBuildDirector(t)
 	w.mustUpdate(addService(crowd.id(), "rr", crowd.server, netip.AddrPortFrom(other4, 53)))
-	w.setClock(jiffies(w.mustLook().hz)) // commands go by the kernel's
+	w.setClock(uint32(kernelClock(w.mustLook().hz)))
 	cpus := runtime.NumCPU()
 	w.onThreads(cpus, func(cpu int) {
 		o := w.datagram()

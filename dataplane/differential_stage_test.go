@@ -151,8 +151,8 @@ func mustStage(t *testing.T, withXDP bool) *stage {
 	s.mustWays(t)
 	s.names, err = reasonNames()
 	mustDo(t, "reasons", err)
-	boot, clock := bootSeconds, jiffies
-	t.Cleanup(func() { bootSeconds, jiffies = boot, clock })
+	boot := bootSeconds
+	t.Cleanup(func() { bootSeconds, jiffies64 = boot, kernelClock })
 	s.mustLoad(t)
 	t.Cleanup(func() { s.mustUnload(t) })
 	return s
@@ -261,10 +261,16 @@ func (s *stage) mustSet(t rapid.TB) {
 	settings, err := s.in.settings()
 	mustDo(t, "settings", err)
 	settings.Now, settings.IcmpBurst, settings.IcmpEvery, settings.SweepEvery = s.now, 1<<30, 1, 100_000
-	if settings.Wraps = 0; s.now < s.began {
-		settings.Wraps = 1
-	}
+	settings.Wraps = s.wraps()
 	mustDo(t, "settings", s.in.putSettings(settings))
+}
+
+// wraps is how often the clock has gone through all of its 32 bits.
+func (s *stage) wraps() uint32 {
+	if s.now < s.began {
+		return 1
+	}
+	return 0
 }
 
 // mustAdvance moves the clock, and waits until what is past its time is out of the table. It stops where a template's time is
@@ -317,7 +323,7 @@ func (s *stage) mustBegin(t rapid.TB, at uint32) {
 	s.clean = false
 	s.began, s.now = at, at
 	bootSeconds = func() uint32 { return 1000 + (s.now-s.began)/s.in.hz }
-	jiffies = func(uint32) uint32 { return s.now }
+	jiffies64 = func(uint32) uint64 { return uint64(s.wraps())<<32 | uint64(s.now) }
 	ask := func(a netip.Addr) (oracle.Hop, bool) { s.asked = a; return s.route(a) }
 	s.judge = oracle.New(oracle.Options{
 		Size: stageConns, Route: ask, Spread: spread, Early: s.withXDP, Turns: func() oracle.Turns { return s.mustTurns(t) },

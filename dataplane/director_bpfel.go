@@ -73,6 +73,22 @@ type bpfConn struct {
 	Expires     uint32
 }
 
+type bpfContest struct {
+	_      structs.HostLayout
+	List   uint64
+	Marks  uint64
+	State  uint32
+	Levels uint32
+	Winner uint32
+	First  [64]uint16
+	Spare  uint32
+	Match  [64]struct {
+		_      structs.HostLayout
+		Load   [2]uint64
+		Weight [2]int32
+	}
+}
+
 type bpfCounter struct {
 	_      structs.HostLayout
 	Counts bpfCounts
@@ -208,15 +224,6 @@ type bpfMac struct {
 	First uint32
 	Last  uint16
 	Spare uint16
-}
-
-type bpfMatch struct {
-	_      structs.HostLayout
-	Load   uint64
-	Weight int32
-	Server uint32
-	Seat   uint32
-	First  uint32
 }
 
 type bpfMessage struct {
@@ -463,7 +470,7 @@ type bpfSeat struct {
 	Weight    int32
 	Next      uint32
 	Scheduler uint8
-	Groups    uint8
+	Spare     uint8
 	Table     uint16
 	Cursor    uint64
 }
@@ -593,6 +600,7 @@ const (
 	bpfMapAsked             = "asked"
 	bpfMapCalls             = "calls"
 	bpfMapConns             = "conns"
+	bpfMapContests          = "contests"
 	bpfMapCounters          = "counters"
 	bpfMapDevices           = "devices"
 	bpfMapEstimators        = "estimators"
@@ -712,6 +720,7 @@ type bpfMapSpecs struct {
 	Asked            *ebpf.MapSpec `ebpf:"asked"`
 	Calls            *ebpf.MapSpec `ebpf:"calls"`
 	Conns            *ebpf.MapSpec `ebpf:"conns"`
+	Contests         *ebpf.MapSpec `ebpf:"contests"`
 	Counters         *ebpf.MapSpec `ebpf:"counters"`
 	Devices          *ebpf.MapSpec `ebpf:"devices"`
 	Estimators       *ebpf.MapSpec `ebpf:"estimators"`
@@ -789,6 +798,7 @@ type bpfMaps struct {
 	Asked            *ebpf.Map `ebpf:"asked"`
 	Calls            *ebpf.Map `ebpf:"calls"`
 	Conns            *ebpf.Map `ebpf:"conns"`
+	Contests         *ebpf.Map `ebpf:"contests"`
 	Counters         *ebpf.Map `ebpf:"counters"`
 	Devices          *ebpf.Map `ebpf:"devices"`
 	Estimators       *ebpf.Map `ebpf:"estimators"`
@@ -828,6 +838,7 @@ func (m *bpfMaps) Close() error {
 		m.Asked,
 		m.Calls,
 		m.Conns,
+		m.Contests,
 		m.Counters,
 		m.Devices,
 		m.Estimators,

@@ -75,7 +75,7 @@ func mustTools(t testing.TB, in *instance) *ebpf.Collection {
 	c, err := ebpf.LoadCollectionSpec("testdata/stress.o")
 	must(t, err)
 	replaced := map[string]*ebpf.Map{}
-	for _, name := range []string{bpfMapConns, bpfMapGuards, bpfMapLinks, bpfMapServers, bpfMapLoads, bpfMapCounters, bpfMapCalls, bpfMapSweepers, bpfMapLists,
+	for _, name := range []string{bpfMapConns, bpfMapGuards, bpfMapLinks, bpfMapServers, bpfMapLoads, bpfMapCounters, bpfMapCalls, bpfMapSweepers, bpfMapContests,
 		bpfMapServices, bpfMapServerEstimates, bpfMapServiceEstimates, bpfMapEstimators, bpfMapAccounts} {
 		replaced[name], err = in.m(name)
 		must(t, err)

@@ -53,13 +53,19 @@ func (w *world) mustDump(slots ...uint32) map[string]string {
 		must(w.t, err)
 		dump(name, m)
 	}
-	lists, err := in.m(bpfMapLists)
-	must(w.t, err)
-	for _, slot := range slots {
-		var inner *ebpf.Map
-		must(w.t, lists.Lookup(slot, &inner))
-		dump(fmt.Sprintf("list %d", slot), inner)
-		inner.Close()
+	for _, name := range []string{bpfMapLists, bpfMapContests} {
+		m, err := in.m(name)
+		must(w.t, err)
+		for _, slot := range slots {
+			var inner *ebpf.Map
+			if err := m.Lookup(slot, &inner); errors.Is(err, ebpf.ErrKeyNotExist) && name == bpfMapContests {
+				continue
+			} else {
+				must(w.t, err)
+			}
+			dump(fmt.Sprintf("%s of %d", name, slot), inner)
+			inner.Close()
+		}
 	}
 	return all
 }

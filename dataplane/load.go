@@ -63,6 +63,7 @@ func spec(s Sizes) (*ebpf.CollectionSpec, error) {
 	segments := s.segments()
 	for name, n := range map[string]uint32{
 		bpfMapConns: segments, bpfMapGuards: segments, bpfMapLinks: segments, bpfMapServices: uint32(s.Services) + 1, bpfMapLists: uint32(s.Services) + 1,
+		bpfMapContests:     uint32(s.Services) + 1,
 		bpfMapPools:        poolOf(0, uint32(s.Services), true) + 1,
 		bpfMapReals:        uint32(s.Servers) * uint32(len(realProtocols)),
 		bpfMapServiceSlots: uint32(s.Services), bpfMapServers: uint32(s.Servers) + 1, bpfMapLoads: uint32(s.Servers) + 1,

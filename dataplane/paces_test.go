@@ -39,16 +39,16 @@ var paces = map[string]pace{
 
 // beginnings are what packets take that begin a connection to one of ten servers, by method and scheduler.
 var beginnings = map[string]pace{
-	"Route/rr":  {1322, 40, 23, 1},
-	"Route/wrr": {1323, 40, 24, 1},
-	"Route/wlc": {1713, 51, 31, 1},
-	"Route/sh":  {1319, 38, 23, 1},
-	"Route/mh":  {1453, 38, 24, 1},
-	"Masq/rr":   {1483, 40, 23, 1},
-	"Masq/wrr":  {1484, 40, 23, 1},
-	"Masq/wlc":  {1871, 51, 28, 1},
-	"Masq/sh":   {1480, 38, 22, 1},
-	"Masq/mh":   {1614, 38, 24, 1},
+	"Route/rr":  {1320, 39, 23, 1},
+	"Route/wrr": {1321, 39, 24, 1},
+	"Route/wlc": {1672, 42, 31, 1},
+	"Route/sh":  {1317, 37, 23, 1},
+	"Route/mh":  {1451, 37, 24, 1},
+	"Masq/rr":   {1481, 39, 23, 1},
+	"Masq/wrr":  {1482, 39, 23, 1},
+	"Masq/wlc":  {1833, 42, 28, 1},
+	"Masq/sh":   {1478, 37, 22, 1},
+	"Masq/mh":   {1612, 37, 24, 1},
 }
 
 func (m *machine) pace() pace {

@@ -5,6 +5,7 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 )
@@ -58,23 +59,60 @@ func (in *instance) placed(server uint32) bool {
 	return in.named == nil || in.named[server]
 }
 
-// readPlaced gives the servers' slots that places name, or nil if packets change them too fast to be read.
+// readPlaced gives the servers' slots that places name, or nil if packets change them too fast to be read. Those that were not used for their
+// time it takes away, as the program's timer does once a minute: then what they name may be another server's.
 func (in *instance) readPlaced() map[uint32]bool {
 	places, err := in.m(bpfMapPlaces)
 	if err != nil {
 		return nil
 	}
-	named := map[uint32]bool{}
+	set, err := in.settings()
+	if err != nil {
+		return nil
+	}
+	now := jiffies64(in.hz)
+	all, stand := map[bpfPlaceKey]bpfPlace{}, map[bpfPlaceKey]bool{}
 	var key bpfPlaceKey
 	var place bpfPlace
 	it := places.Iterate()
 	for it.Next(&key, &place) {
-		for _, member := range place.Server {
-			named[member] = true
+		all[key] = place
+		if key.Part == 0 && now < place.Used+in.placeLife(&set, key.Service)*uint64(in.hz) {
+			stand[key] = true
 		}
 	}
 	if it.Err() != nil {
 		return nil
 	}
+	named := map[uint32]bool{}
+	for key, place := range all {
+		whole := key
+		whole.Part = 0
+		if !stand[whole] {
+			if places.Delete(key) == nil && key.Part == 0 && int(key.Service) < len(in.services) {
+				atomic.AddUint32(&in.services[key.Service].Places, ^uint32(0))
+			}
+			continue
+		}
+		for _, member := range place.Server {
+			named[member] = true
+		}
+	}
 	return named
+}
+
+// placeLife is how many seconds a place of a service is remembered that is not used, as C's place_over has it.
+func (in *instance) placeLife(set *bpfSetting, service uint32) uint64 {
+	const manyPlaces, idle = 16 << 10, 360 // C's PLACES_A_SERVICE and PLACE_IDLE
+	if int(service) >= len(in.services) {
+		return 0
+	}
+	s, life := &in.services[service], set.LblcExpiration
+	if s.Scheduler == bpfSchedulerSCHEDULER_LBLCR {
+		life = set.LblcrExpiration
+	}
+	if atomic.LoadUint32(&s.Places) > manyPlaces {
+		life = min(life, idle)
+	}
+	return uint64(life)
 }

@@ -103,11 +103,11 @@ func (in *instance) diffShared(t *lvs.Table) (records []*record, err error) {
 }
 
 // swapLocals puts a pool in force. Addresses are marked as ours first.
-func (a *applying) swapLocals(pool uint32, locals []bpfLocal, made func(swap) error) error {
+func (a *applying) swapLocals(pool uint32, locals []bpfLocal, made func(...swap) error) error {
 	for _, l := range locals {
 		markOurs(&a.ours[0], l.Addr, oursLocal)
 	}
-	m, err := aside("locals", append([]bpfLocal{{Count: uint32(len(locals))}}, locals...))
+	m, err := aside("locals", innerMap, append([]bpfLocal{{Count: uint32(len(locals))}}, locals...))
 	if err != nil {
 		return fmt.Errorf("local addresses: %w", err)
 	}

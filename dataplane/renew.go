@@ -146,7 +146,7 @@ func convertPerCPU(to, from *ebpf.Map, all []conversion) error {
 func convertLists(to, from *ebpf.Map, inner *ebpf.MapSpec, all []conversion) error {
 	var changes []change
 	for i := range min(from.MaxEntries(), to.MaxEntries()) {
-		changes = append(changes, func(made func(swap) error) error {
+		changes = append(changes, func(made func(...swap) error) error {
 			var list *ebpf.Map
 			if err := from.Lookup(i, &list); errors.Is(err, ebpf.ErrKeyNotExist) {
 				return nil

@@ -570,6 +570,7 @@ const (
 	restorerMapAsked            = "asked"
 	restorerMapCalls            = "calls"
 	restorerMapConns            = "conns"
+	restorerMapContests         = "contests"
 	restorerMapCounters         = "counters"
 	restorerMapDevices          = "devices"
 	restorerMapEstimators       = "estimators"
@@ -669,6 +670,7 @@ type restorerMapSpecs struct {
 	Asked            *ebpf.MapSpec `ebpf:"asked"`
 	Calls            *ebpf.MapSpec `ebpf:"calls"`
 	Conns            *ebpf.MapSpec `ebpf:"conns"`
+	Contests         *ebpf.MapSpec `ebpf:"contests"`
 	Counters         *ebpf.MapSpec `ebpf:"counters"`
 	Devices          *ebpf.MapSpec `ebpf:"devices"`
 	Estimators       *ebpf.MapSpec `ebpf:"estimators"`
@@ -744,6 +746,7 @@ type restorerMaps struct {
 	Asked            *ebpf.Map `ebpf:"asked"`
 	Calls            *ebpf.Map `ebpf:"calls"`
 	Conns            *ebpf.Map `ebpf:"conns"`
+	Contests         *ebpf.Map `ebpf:"contests"`
 	Counters         *ebpf.Map `ebpf:"counters"`
 	Devices          *ebpf.Map `ebpf:"devices"`
 	Estimators       *ebpf.Map `ebpf:"estimators"`
@@ -781,6 +784,7 @@ func (m *restorerMaps) Close() error {
 		m.Asked,
 		m.Calls,
 		m.Conns,
+		m.Contests,
 		m.Counters,
 		m.Devices,
 		m.Estimators,

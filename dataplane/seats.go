@@ -3,8 +3,10 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 	"math/bits"
+	"math/rand/v2"
 	"slices"
 	"sync/atomic"
 	"unsafe"
@@ -29,7 +31,7 @@ func (a *applying) seated(members []uint32) (list []sched.Server) {
 }
 
 // seat swaps a service's list for the one in order, unless it is the same and nothing was edited.
-func (a *applying) seat(slot uint32, before []sched.Server, order []uint32, want []bpfServer, fresh, newScheduler bool, made func(swap) error) error {
+func (a *applying) seat(slot uint32, before []sched.Server, order []uint32, want []bpfServer, fresh, newScheduler bool, made func(...swap) error) error {
 	after := make([]sched.Server, len(order))
 	edited := len(before) != len(after)
 	for n, i := range order {
@@ -50,12 +52,76 @@ func (a *applying) seat(slot uint32, before []sched.Server, order []uint32, want
 		head.Weight, head.Next = old.Weight, old.Next
 	}
 	a.moveCursor(slot, &head, before, after, fresh, newScheduler)
-	list, err := a.listOf(slot, head, order, tableOf(schedulers[a.services[slot].Scheduler], after))
+	return a.swapList(slot, head, order, tableOf(schedulers[a.services[slot].Scheduler], after), made)
+}
+
+// swapList swaps a service's list, and the contest between its servers: two maps, so for a moment they may not belong together, which
+// programs see.
+func (a *applying) swapList(slot uint32, head bpfSeat, order []uint32, table []uint16, made func(...swap) error) error {
+	head.Table = uint16(len(table))
+	seats := []bpfSeat{head}
+	for _, i := range order {
+		seats = append(seats, bpfSeat{Server: i, Weight: a.servers[i].Weight})
+	}
+	swaps := []swap{{of: a.contests, at: slot}}
+	if byLoad(a.services[slot].Scheduler) && len(order) > fewServers {
+		contest, err := aside("contest", 0, []bpfContest{contestOf(seats)})
+		if err != nil {
+			return fmt.Errorf("contest of servers: %w", err)
+		}
+		defer contest.Close()
+		swaps[0].to = contest
+	} else if held, err := isHeld(a.contests, slot); err != nil {
+		return fmt.Errorf("contest of servers: %w", err)
+	} else if !held {
+		swaps = nil
+	}
+	list, err := aside("seats", innerMap, append(seats, inRows(table)...))
 	if err != nil {
 		return fmt.Errorf("list of servers: %w", err)
 	}
 	defer list.Close()
-	return made(swap{a.lists, slot, list})
+	return made(append(swaps, swap{a.lists, slot, list})...)
+}
+
+// holdContests makes the contests of long lists that have none, for an earlier version has made them. Until then all servers are looked at.
+func (in *instance) holdContests() error {
+	a := &applying{instance: in}
+	if err := a.openMaps(); err != nil {
+		return err
+	}
+	var changes []change
+	for slot, s := range in.live() {
+		if !byLoad(s.Scheduler) {
+			continue
+		}
+		changes = append(changes, func(made func(...swap) error) error {
+			if held, err := isHeld(a.contests, slot); held || err != nil {
+				return err
+			}
+			var order []uint32
+			for member, d := range in.members(s) {
+				if bpfSlotUse(d.Use) == bpfSlotUseSLOT_LIVE {
+					order = append(order, member)
+				}
+			}
+			if len(order) <= fewServers {
+				return nil
+			}
+			return a.swapList(slot, bpfSeat{Server: uint32(len(order)), Scheduler: uint8(s.Scheduler)}, order, nil, made)
+		})
+	}
+	return inStep(changes)
+}
+
+// isHeld says whether a map of maps holds one in a place.
+func isHeld(m *ebpf.Map, at uint32) (bool, error) {
+	var id ebpf.MapID
+	err := m.Lookup(at, &id)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // tableOf is the table of a scheduler that has one: an index into the servers for each slot of the hash.
@@ -98,7 +164,7 @@ func (a *applying) moveCursor(slot uint32, head *bpfSeat, before, after []sched.
 		}
 		head.Cursor = uint64(uint32(wrr.Next)) | uint64(uint32(wrr.Current))<<32
 		head.Next, head.Weight = uint32(wrr.Step), wrr.Top
-	default: // matches that are yet to be played
+	default:
 		head.Cursor, head.Next, head.Weight = 0, 0, 0
 	}
 }
@@ -117,28 +183,6 @@ func (a *applying) head(slot uint32) (head bpfSeat, err error) {
 	return head, list.Lookup(uint32(0), &head)
 }
 
-func (a *applying) listOf(slot uint32, head bpfSeat, order []uint32, table []uint16) (*ebpf.Map, error) {
-	head.Table = uint16(len(table))
-	seats := []bpfSeat{head}
-	for _, i := range order {
-		seats = append(seats, bpfSeat{Server: i, Weight: a.servers[i].Weight})
-	}
-	if byLoad(a.services[slot].Scheduler) && len(order) > fewServers {
-		seats = inGroups(seats)
-	}
-	for row := range slices.Chunk(table, tableRow) {
-		var entries struct {
-			seat [tableRow]uint16
-			_    uint64
-		}
-		for n, server := range row {
-			entries.seat[n] = server + 1 // seat 0 is the head
-		}
-		seats = append(seats, *(*bpfSeat)(unsafe.Pointer(&entries)))
-	}
-	return aside("seats", seats)
-}
-
 // byLoad says whether a scheduler asks for the least loaded server.
 func byLoad(s bpfScheduler) bool {
 	switch schedulers[s] {
@@ -148,35 +192,47 @@ func byLoad(s bpfScheduler) bool {
 	return false
 }
 
-// inGroups puts the servers of a list in groups, and adds the matches between these.
-func inGroups(seats []bpfSeat) []bpfSeat {
-	count := groupsOf(len(seats) - 1)
-	matches := make([]bpfMatch, 2*count-1) // from match 1 on
-	for i := len(seats) - 1; i > 0; i-- {
-		group := &matches[count+groupOf(seats[i].Server)%count-1]
-		seats[i].Next, group.First = group.First, uint32(i)
+// inRows gives a table of indexes into the servers as it follows their seats.
+func inRows(table []uint16) (rows []bpfSeat) {
+	for entries := range slices.Chunk(table, tableRow) {
+		var row struct {
+			seat [tableRow]uint16
+			_    uint64
+		}
+		for n, server := range entries {
+			row.seat[n] = server + 1 // seat 0 is the head
+		}
+		rows = append(rows, *(*bpfSeat)(unsafe.Pointer(&row)))
 	}
-	seats[0].Groups = uint8(count)
-	for i := range matches {
-		seats = append(seats, *(*bpfSeat)(unsafe.Pointer(&matches[i])))
-	}
-	return seats
+	return rows
 }
 
-// groupsOf is how many groups so many servers are put in.
-func groupsOf(servers int) int { return min(1<<bits.Len(uint(servers-1)), mostGroups) }
+// contestOf puts the servers of a list in groups, whose matches are yet to be played.
+func contestOf(seats []bpfSeat) bpfContest {
+	levels := levelsOf(len(seats) - 1)
+	c := bpfContest{List: rand.Uint64(), Levels: uint32(levels)}
+	for i := len(seats) - 1; i > 0; i-- {
+		group := groupOf(seats[i].Server) % (1 << levels)
+		seats[i].Next, c.First[group] = uint32(c.First[group]), uint16(i)
+	}
+	seats[0].Cursor = c.List
+	return c
+}
+
+// levelsOf is how many levels of matches so many servers have, with a group for about each, up to the most.
+func levelsOf(servers int) int { return min(bits.Len(uint(servers-1)), mostLevels) }
 
 // groupOf is C's group_of.
 func groupOf(slot uint32) int { return int(slot * 2654435769 >> 26) }
 
 // aside makes a map of entries that is to go into a map of maps.
-func aside[T any](name string, entries []T) (*ebpf.Map, error) {
+func aside[T any](name string, flags uint32, entries []T) (*ebpf.Map, error) {
 	keys := make([]uint32, len(entries))
 	for i := range keys {
 		keys[i] = uint32(i)
 	}
 	m, err := ebpf.NewMap(&ebpf.MapSpec{
-		Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(unsafe.Sizeof(entries[0])), MaxEntries: uint32(len(entries)), Flags: innerMap,
+		Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(unsafe.Sizeof(entries[0])), MaxEntries: uint32(len(entries)), Flags: flags,
 	})
 	if err != nil {
 		return nil, err
@@ -190,7 +246,7 @@ func aside[T any](name string, entries []T) (*ebpf.Map, error) {
 
 const (
 	fewServers = 8       // a list of no more is not put in groups: to look at all of them costs no more than the matches
-	mostGroups = 64      // C's GROUPS
+	mostLevels = 6       // C's LEVELS
 	tableRow   = 8       // C's TABLE_ROW
 	oursShift  = 15      // C's OURS_SHIFT
 	innerMap   = 1 << 12 // BPF_F_INNER_MAP: lists of any length fit into the map of lists

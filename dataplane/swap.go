@@ -45,8 +45,9 @@ func swapAll(swaps []swap) error {
 	return errors.Join(errs...)
 }
 
-// change is work with swaps in it: it hands each over, and goes on when that is made; or ends with the error that it hears.
-type change func(made func(swap) error) error
+// change is work with swaps in it: it hands those over that may be made at the same time, and goes on when they are; or ends with the error
+// that it hears.
+type change func(made func(...swap) error) error
 
 var errOtherFailed = errors.New("another change has failed")
 
@@ -63,14 +64,14 @@ func inStep(changes []change) error {
 
 func together(changes []change) error {
 	type begun struct {
-		next func() (swap, bool)
+		next func() ([]swap, bool)
 		err  error
 	}
 	var all []*begun
 	for _, c := range changes {
 		b := &begun{}
-		next, stop := iter.Pull(func(yield func(swap) bool) {
-			b.err = c(func(s swap) error {
+		next, stop := iter.Pull(func(yield func([]swap) bool) {
+			b.err = c(func(s ...swap) error {
 				if !yield(s) {
 					return errOtherFailed
 				}
@@ -90,7 +91,7 @@ func together(changes []change) error {
 				return b.err
 			}
 			if more {
-				swaps, going = append(swaps, s), append(going, b)
+				swaps, going = append(swaps, s...), append(going, b)
 			}
 		}
 		if err := swapAll(swaps); err != nil {

@@ -82,6 +82,9 @@ func (d *Director) filled() (int, error) {
 	if err := in.followReals(); err != nil {
 		return 0, err
 	}
+	if err := in.holdContests(); err != nil {
+		return 0, err
+	}
 	table, err := in.entries()
 	return table.live(), err
 }

@@ -89,6 +89,9 @@ func mustWorld(t testing.TB, s Sizes, change ...func(*ebpf.CollectionSpec)) *wor
 	return w
 }
 
+// kernelClock is the one by which commands go that are processes of their own.
+var kernelClock = jiffies64
+
 // mustLoad loads an instance, of which there is none.
 func (w *world) mustLoad(s Sizes, change ...func(*ebpf.CollectionSpec)) {
 	t := w.t
@@ -103,6 +106,8 @@ func (w *world) mustLoad(s Sizes, change ...func(*ebpf.CollectionSpec)) {
 	must(t, err)
 	must(t, p.Create(func(dir string) error { return build(dir, c) }))
 	w.Director = &Director{place: p, sizes: s}
+	jiffies64 = func(uint32) uint64 { return w.now64() }
+	t.Cleanup(func() { jiffies64 = kernelClock })
 	t.Cleanup(func() {
 		if err := w.Unload(); err != nil {
 			t.Error(err)

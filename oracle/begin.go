@@ -123,17 +123,19 @@ func (d *Director) beginWith(s *service, in Packet, p *packet) Result {
 
 // request is what the scheduler is told.
 func (d *Director) request(s *service, p *packet) sched.Request {
+	return sched.Request{Client: p.source, Virtual: p.destination, Now: d.now, Random: d.options.Random, Lifetime: d.placeLife(s)}
+}
+
+// placeLife is how long lblc and lblcr remember what is not used.
+func (d *Director) placeLife(s *service) time.Duration {
 	lifetime := time.Duration(d.settings.LBLCExpiration) * time.Second
 	if s.config.Scheduler == "lblcr" {
 		lifetime = time.Duration(d.settings.LBLCRExpiration) * time.Second
 	}
 	if lifetime == 0 {
-		lifetime = -1
+		return -1
 	}
-	return sched.Request{
-		Client: p.source, Virtual: p.destination, Now: d.now, Random: d.options.Random,
-		Lifetime: lifetime,
-	}
+	return lifetime
 }
 
 // at is where a server takes a connection to an address. It keeps the port of the client's choice if it has none of its own,

@@ -198,9 +198,20 @@ func (d *Director) present() (servers []*server) {
 	return servers
 }
 
-// forget drops the servers that are removed, for a while now, and have no connections.
+// forget drops the servers that are removed, for a while now, and have no connections; and that no scheduler of its service has in mind.
 func (d *Director) forget() {
-	maps.DeleteFunc(d.servers, func(_ serverKey, s *server) bool {
-		return s.service == nil && s.connections() == 0 && d.now.Truncate(time.Second)-s.removed >= grace
+	maps.DeleteFunc(d.servers, func(key serverKey, s *server) bool {
+		return s.service == nil && s.connections() == 0 && d.now.Truncate(time.Second)-s.removed >= grace && !d.inMind(key)
 	})
+}
+
+func (d *Director) inMind(key serverKey) bool {
+	s := d.service(key.service)
+	if s == nil {
+		return false
+	}
+	l, ok := s.scheduler.(interface {
+		Remembers(lvs.ServerID, sched.Request) bool
+	})
+	return ok && l.Remembers(key.server, sched.Request{Now: d.now, Lifetime: d.placeLife(s)})
 }

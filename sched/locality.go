@@ -72,6 +72,17 @@ func (l *locality) Pick(servers []Server, r Request) int {
 	return i
 }
 
+// Remembers says whether a server is one of those for an address that was used not longer ago than the request's lifetime.
+func (l *locality) Remembers(id lvs.ServerID, r Request) bool {
+	life := l.life(cmp.Or(r.Lifetime, LocalityLifetime))
+	for _, p := range l.places {
+		if r.Now < p.used+life && slices.Contains(p.servers, id) {
+			return true
+		}
+	}
+	return false
+}
+
 // known is the server for an address that has a place already, or -1 if none of its servers can take more. lblc stays
 // with its server even at the threshold.
 func (l *locality) known(servers []Server, p *place, now, lifetime time.Duration) int {

@@ -37,14 +37,11 @@ static __always_inline bool least_of(struct walk *w, struct seat *s, __u32 i)
 	}
 	if (w->least.server && w->least.load * weight <= load * w->least.weight)
 		return false;
-	w->least.load = load;
-	w->least.weight = weight;
-	w->least.server = server;
-	w->least.seat = i;
+	w->least = (struct least){ load, weight, server, i };
 	return !load && w->scheduler == SCHEDULER_NQ;
 }
 
-static __always_inline void nobody_yet(struct match *least)
+static __always_inline void nobody_yet(struct least *least)
 {
 	least->server = unknown_zero();
 	least->load = unknown_zero();
@@ -60,95 +57,92 @@ static long all_step(__u32 n, struct walk *w)
 
 static long group_step(__u32 n, struct walk *w)
 {
-	__u32 i = w->least.first;
+	__u32 i = w->next;
 	struct seat *s = i ? seat_at(w->list, i) : NULL;
 
 	if (!s)
 		return 1;
-	w->least.first = s->next;
-	return least_of(w, s, i);
+	w->next = s->next;
+	return least_of(w, s, i) || !w->next;
 }
 
-static __always_inline struct match *match_at(struct walk *w, __u32 n)
+/* The least of a group meets the one that it is to meet, the winner the next one, and so on; up to a match that has been the same before, for
+ * then those above it stand. */
+__noinline int play(struct contest *c, __u32 group, __u64 mine, __s64 weight)
 {
-	return (struct match *)seat_at(w->list, w->seats + n);
-}
+	if (!c)
+		return 0;
+	__u32 at = group + (1 << (c->levels & 7));
 
-static __always_inline void won(struct match *m, const struct match *winner)
-{
-	m->load = winner->load;
-	m->weight = winner->weight;
-	m->server = winner->server;
-	m->seat = winner->seat;
-}
-
-/* The least of a match that was played meets the other's of the next one. A match whose outcome is what it was ends the way up: those
- * above it stand. */
-static long match_step(__u32 n, struct walk *w)
-{
-	if (w->match < 2)
-		return 1;
-	struct match *m = match_at(w, w->match / 2), *other = match_at(w, w->match ^ 1);
-	if (!m || !other)
-		return 1;
-	__u64 less = other->load * w->least.weight, more = w->least.load * other->weight;
-	if (other->server && (!w->least.server || less < more || (less == more && other->seat < w->least.seat)))
-		won(&w->least, other);
-	if (m->server == w->least.server && m->load == w->least.load)
-		return 1;
-	won(m, &w->least);
-	w->match /= 2;
+#pragma clang loop unroll(disable)
+	for (__u32 n = 0; n < LEVELS && at > 1; n++, at /= 2) {
+		__u64 i = at / 2, my = at & 1, its = my ^ 1;
+		BOUND(i, GROUPS - 1);
+		BOUND(my, 1);
+		BOUND(its, 1);
+		struct match *m = &c->match[i];
+		if (m->load[my] == mine && m->weight[my] == weight)
+			return 0;
+		m->load[my] = mine;
+		m->weight[my] = weight;
+		__u64 other = m->load[its];
+		__s64 other_weight = m->weight[its];
+		__u64 less = (other >> SEAT_BITS) * weight, more = (mine >> SEAT_BITS) * other_weight;
+		if (other && (!mine || less < more || (less == more && (__u16)other < (__u16)mine))) {
+			mine = other;
+			weight = other_weight;
+		}
+	}
+	WRITE_ONCE(c->winner, (__u16)mine);
 	return 0;
 }
 
 /* Looks at a group that is marked, and plays its matches. */
 static long mark_step(__u32 n, struct walk *w)
 {
+	__u64 group = lowest(w->marks) & ((1 << (w->contest->levels & 7)) - 1);
+
 	if (!w->marks)
 		return 1;
-	w->match = w->groups + (lowest(w->marks) & (w->groups - 1));
+	BOUND(group, GROUPS - 1);
 	w->marks &= w->marks - 1;
-	struct match *m = match_at(w, w->match);
-	if (!m)
-		return 1;
 	nobody_yet(&w->least);
-	w->least.first = m->first;
+	w->next = w->contest->first[group];
 	bpf_loop(w->seats, group_step, w, 0);
-	won(m, &w->least);
-	bpf_loop(GROUPS, match_step, w, 0);
-	return 0;
+	bool any = w->least.server;
+	play(w->contest, group, any ? w->least.load << SEAT_BITS | w->least.seat : 0, any ? w->least.weight : 0);
+	return !w->marks;
 }
 
 /* The winner of the last match, after all that are due were played: by one CPU at a time, for of two that play the same match the one
  * that has looked first could have the last word. The others take what there is, be it a moment old; if there is nothing yet, false. */
-static __always_inline bool contest(struct walk *w, struct seat *head)
+static __always_inline bool hold_contest(struct walk *w, struct contest *c)
 {
-	__u32 state = READ_ONCE(head->next);
+	__u32 state = READ_ONCE(c->state);
 
-	if ((!(state & CONTEST_HELD) || READ_ONCE(head->cursor)) && !(state & CONTEST_BUSY) &&
-	    __sync_bool_compare_and_swap(&head->next, state, state | CONTEST_BUSY)) {
-		w->marks = __sync_lock_test_and_set(&head->cursor, 0);
+	if ((!(state & CONTEST_HELD) || READ_ONCE(c->marks)) && !(state & CONTEST_BUSY) &&
+	    __sync_bool_compare_and_swap(&c->state, state, state | CONTEST_BUSY)) {
+		w->marks = __sync_lock_test_and_set(&c->marks, 0);
 		if (!(state & CONTEST_HELD))
-			w->marks = ~0ULL >> (GROUPS - w->groups);
+			w->marks = ~0ULL >> (GROUPS - (1 << (c->levels & 7)));
 		bpf_loop(GROUPS, mark_step, w, 0);
 		state = CONTEST_HELD;
 		barrier();
-		WRITE_ONCE(head->next, state);
+		WRITE_ONCE(c->state, state);
 	}
-	struct match *last = match_at(w, 1);
-	w->least.server = last ? READ_ONCE(last->server) : 0;
+	__u32 winner = READ_ONCE(c->winner);
+	struct seat *s = winner ? seat_at(w->list, winner) : NULL;
+	w->least.server = s ? s->server : 0;
 	return state & CONTEST_HELD;
 }
 
-/* The slot of the least loaded server, or 0. A dry run has loads of its own, and may not have others see what it finds. */
-static __noinline __u32 pick_least(struct walk *w)
+/* The slot of a service's least loaded server, or 0. A dry run has loads of its own, and may not have others see what it finds. */
+static __always_inline __u32 pick_least(struct walk *w, struct seat *head, __u32 service)
 {
-	struct seat *head = seat_at(w->list, 0);
+	struct contest *c = dry ? NULL : contest_of(service);
 
-	if (!head)
-		return 0;
-	w->groups = head->groups;
-	if (!dry && w->groups && w->groups <= GROUPS && contest(w, head))
+	w->contest = c;
+	if (c && c->list == head->cursor && hold_contest(w, c))
 		return w->least.server;
 	nobody_yet(&w->least);
 	bpf_loop(w->seats, all_step, w, 0);

@@ -45,11 +45,11 @@ static __noinline __u32 pick_of_two(struct walk *w)
 		return 0;
 	w->number = chance() % (total + 1);
 	bpf_loop(w->seats, drawn_step, w, 0);
-	struct match first = w->least;
+	struct least first = w->least;
 	w->number = chance() % (total + 1);
 	w->least.server = 0;
 	bpf_loop(w->seats, drawn_step, w, 0);
-	struct match *second = &w->least;
+	struct least *second = &w->least;
 	bool stays = !second->server || (first.server && first.load * second->weight <= second->load * first.weight);
 	return stays ? first.server : second->server;
 }

@@ -109,13 +109,15 @@ static __always_inline bool crowded(struct walk *w, __u32 server)
 
 static const struct place blank = {};
 
-/* Others may see the place blank for a moment; its time is over then. */
+/* Others may see the place blank for a moment; its time is over then. One that is over is begun anew, and nothing of it stays. */
 static __always_inline void place_begin(struct near *m, __u32 server)
 {
 	struct service *v = bpf_map_lookup_elem(&services, &m->key.service);
 
 	m->key.part = 0;
-	if (!bpf_map_update_elem(&places, &m->key, &blank, BPF_NOEXIST) && v)
+	if (bpf_map_update_elem(&places, &m->key, &blank, BPF_NOEXIST))
+		bpf_map_update_elem(&places, &m->key, &blank, BPF_EXIST);
+	else if (v)
 		__sync_fetch_and_add(&v->places, 1);
 	struct place *p = bpf_map_lookup_elem(&places, &m->key);
 	if (!p)

@@ -43,6 +43,20 @@ struct {
 	__array(values, struct seats);
 } lists SEC(".maps");
 
+struct contest_of_list {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32)); /* as above */
+	__uint(value_size, sizeof(struct contest));
+};
+/* A service's slot -> the contest between the servers of its list, where there is one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct contest_of_list);
+} contests SEC(".maps");
+
 struct locals {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);

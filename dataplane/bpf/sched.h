@@ -114,11 +114,15 @@ __noinline __u32 pick_server(struct flow *f, __u32 service)
 	case SCHEDULER_LBLC:
 	case SCHEDULER_LBLCR:
 		server = pick_near(&w, f, service);
-		return server ? server : place_keep(&w, f, service, pick_least(&w));
+		if (server)
+			return server;
+		break;
 	case SCHEDULER_TWOS:
 		return pick_of_two(&w);
 	case SCHEDULER_NONE:
 		return 0;
 	}
-	return pick_least(&w);
+	server = pick_least(&w, head, service);
+	return w.scheduler == SCHEDULER_LBLC || w.scheduler == SCHEDULER_LBLCR ? place_keep(&w, f, service, server) :
+										 server;
 }

@@ -11,6 +11,7 @@ enum { SERVERS_A_SERVICE = 4096 };
 /* A walk over a list, on the stack of whoever picks. */
 struct walk {
 	void *list;
+	struct contest *contest; /* of the list, by load */
 	__u32 seats;
 	__u32 scheduler;
 	__u32 chosen; /* server's slot; 0 is none */
@@ -24,12 +25,16 @@ struct walk {
 			__u32 table; /* entries */
 		};
 		struct { /* by load */
-			__u32 match; /* which is played next */
-			__u32 groups;
+			__u32 next; /* seat that is to be looked at */
 			__u64 marks; /* of groups that are to be looked at */
 		};
 	};
-	struct match least; /* of the servers looked at; the next one is the first */
+	struct least {
+		__u64 load;
+		__s32 weight;
+		__u32 server; /* slot; 0: there is none yet */
+		__u32 seat;
+	} least; /* of the servers looked at */
 };
 
 static __always_inline struct seat *seat_at(void *list, __u32 i)

@@ -53,17 +53,23 @@ static __always_inline __u32 group_of(__u32 server)
 	return server * 2654435769U >> 26;
 }
 
-/* A server's load is another one: its group is marked, for whoever chooses next to look at. Only lists in groups want to know. The
- * load has changed before (by an instruction with a lock, as the marks), so who takes a mark away sees it. */
-__noinline int load_changed(__u32 server, __u32 service)
+static __always_inline struct contest *contest_of(__u32 service)
 {
 	__u32 zero = 0;
-	void *list = bpf_map_lookup_elem(&lists, &service);
-	struct seat *head = list ? bpf_map_lookup_elem(list, &zero) : NULL;
+	void *held = bpf_map_lookup_elem(&contests, &service);
+
+	return held ? bpf_map_lookup_elem(held, &zero) : NULL;
+}
+
+/* A server's load is another one: its group is marked, for whoever chooses next to look at. The load has changed before (by an instruction
+ * with a lock, as the marks), so who takes a mark away sees it. */
+__noinline int load_changed(__u32 server, __u32 service)
+{
+	struct contest *c = contest_of(service);
 	__u64 mark = 1ULL << group_of(server);
 
-	if (!dry && head && head->groups && !(READ_ONCE(head->cursor) & mark))
-		__sync_fetch_and_or(&head->cursor, mark);
+	if (!dry && c && !(READ_ONCE(c->marks) & mark))
+		__sync_fetch_and_or(&c->marks, mark);
 	return 0;
 }
 

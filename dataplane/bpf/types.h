@@ -137,27 +137,34 @@ struct real {
 struct seat {
 	__u32 server; /* head: how many seats follow */
 	__s32 weight; /* head: the highest current weight of wrr */
-	__u32 next; /* the next seat of the same group, 0 is none; head: the step of wrr's current weight, or enum contest */
+	__u32 next; /* the next seat of the same group, 0 is none; head: the step of wrr's current weight */
 	__u8 scheduler; /* head: enum scheduler, for it changes with what the head keeps for it */
-	__u8 groups; /* head: how many groups there are, a power of two; 0: the list is none in groups */
+	__u8 spare;
 	__u16 table; /* head: how many entries the table has */
-	__u64 cursor; /* head: last seat taken, and above it 32 bits of wrr's current weight; or marks of groups */
+	__u64 cursor; /* head: last seat taken, and above it 32 bits of wrr's current weight; or which contest is the list's */
 };
 
 /* Of a long list whose scheduler goes by loads, the servers are in groups, by a hash of their slots, and the least loaded ones of two
- * groups each meet, as in a contest: match 1 is the last one, the winners of 2n and 2n + 1 meet in match n, and the last ones are the
- * groups themselves. Matches follow the seats, in rows of the same size, from 1 as the seats. */
-enum { GROUPS = 64 };
+ * groups each meet: match 1 is the last one, the winners of 2n and 2n + 1 meet in match n, and the last ones are between
+ * groups. */
+enum { GROUPS = 64, LEVELS = 6, SEAT_BITS = 16 };
 struct match {
-	__u64 load; /* of the winner, with its weight */
-	__s32 weight;
-	__u32 server; /* 0: there is none that takes connections */
-	__u32 seat;
-	__u32 first; /* seat of a group; 0 is none */
+	__u64 load[2]; /* of those who meet, above SEAT_BITS of their seats; 0: nobody who takes connections */
+	__s32 weight[2];
+};
+struct contest {
+	__u64 list; /* whose it is, by its head's cursor: they are not swapped at the same moment */
+	__u64 marks; /* of groups that are to be looked at */
+	__u32 state; /* enum contest_state */
+	__u32 levels; /* there are 1 << levels groups */
+	__u32 winner; /* of the last match, a seat; 0 is none */
+	__u16 first[GROUPS]; /* seat of each group; 0 is none */
+	__u32 spare;
+	struct match match[GROUPS]; /* from 1 */
 };
 
 /* Bits: the matches say something; a CPU is at them. */
-enum contest { CONTEST_HELD = 1, CONTEST_BUSY = 2 };
+enum contest_state { CONTEST_HELD = 1, CONTEST_BUSY = 2 };
 
 /* The table of sh, dh or mh follows the seats, in rows of the same size: each entry is a seat. */
 enum { TABLE_ROW = 8 };
