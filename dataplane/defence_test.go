@@ -56,9 +56,49 @@ func (w *world) mustPass() {
 	if s.LittleRoom != 0 {
 		segments *= 4
 	}
-	skb := [48]uint32{2: segments} // mark
-	if r, err := w.mustTool("sweep_next").Run(&ebpf.RunOptions{Data: make([]byte, 64), Context: skb}); err != nil || r != 0 {
-		w.t.Fatalf("sweep: %d, %v", int32(r), err)
+	w.sweepNext(segments, 0)
+}
+
+// sweepNext sweeps so many segments, or fewer in which there are so many lines to end or to release, and gives how many.
+func (w *world) sweepNext(segments, lines uint32) uint32 {
+	w.t.Helper()
+	skb := [48]uint32{2: segments, 8: lines} // mark, priority
+	n, err := w.mustTool("sweep_next").Run(&ebpf.RunOptions{Data: make([]byte, 64), Context: skb})
+	if err != nil || n > segments {
+		w.t.Fatalf("sweep: %d, %v", int32(n), err)
+	}
+	return n
+}
+
+// TestSweepInParts: where much ends at once the sweep goes on in parts, none of them long, and leaves nothing out.
+func TestSweepInParts(t *testing.T) {
+	const conns, most = 5000, 512
+	w := mustWorld(t, Sizes{Conns: 1 << 13, Services: 4, Servers: 4})
+	w.settings.SweepSlice, w.settings.DropEntry = 0, 0
+	w.setClock(w.settings.Now)
+	w.mustUpdate(addService(tcp4.id(), "rr", tcp4.server))
+	for n := range uint16(conns) {
+		w.run(w.tc, w.clients, tcp4.from(1000+n).in("S").frame(t))
+	}
+	status, err := w.Status()
+	must(t, err)
+	before := status.Expired
+	w.setClock(w.settings.Now + 1000*w.mustLook().hz)
+	m, err := w.mustLook().m(bpfMapConns)
+	must(t, err)
+	parts := 0
+	for left := m.MaxEntries(); left > 0; parts++ {
+		status, err := w.Status()
+		must(t, err)
+		left -= w.sweepNext(left, most)
+		after, err := w.Status()
+		must(t, err)
+		if n := after.Expired - status.Expired; n >= most+segmentLines {
+			t.Errorf("part %d ends %d connections", parts, n)
+		}
+	}
+	if status, err = w.Status(); err != nil || status.Expired-before != conns || parts < conns/(most+segmentLines) {
+		t.Errorf("%d of %d connections have ended in %d parts, %v", status.Expired-before, conns, parts, err)
 	}
 }
 

@@ -156,7 +156,7 @@ static __always_inline void try_delete(struct worker *w, struct segment *s, stru
 
 static __always_inline void try_sweep(__u32 segment)
 {
-	struct slice c = { .from = segment, .count = 1, .now = now() };
+	struct slice c = { .from = segment, .now = now() };
 
 	sweep_segment(0, &c);
 	if (!at_once)
@@ -299,11 +299,11 @@ int sweep_all(struct __sk_buff *ctx)
 	if (!w)
 		return -1;
 	w->next = 0;
-	sweep_slice(w, segments);
+	sweep_slice(w, segments, ~0U);
 	return 0;
 }
 
-/* Sweeps the next slice, of as many segments as the mark says. */
+/* Sweeps the next slice, of as many segments as the mark says, or as far as the lines take that the priority says: how many segments. */
 SEC("tc")
 int sweep_next(struct __sk_buff *ctx)
 {
@@ -312,8 +312,7 @@ int sweep_next(struct __sk_buff *ctx)
 
 	if (!w)
 		return -1;
-	sweep_slice(w, ctx->mark);
-	return 0;
+	return sweep_slice(w, ctx->mark, ctx->priority ?: ~0U);
 }
 
 /* Goes on with a round of the rates, so many counter lines far: 1 when it is through. */

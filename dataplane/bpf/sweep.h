@@ -6,7 +6,9 @@
 #include "pool.h"
 
 struct slice {
-	__u32 from, count;
+	__u32 from;
+	__u32 most; /* lines to end or to release, after which it goes no further than the segment */
+	__u32 handled; /* of these */
 	__u32 now;
 	__u32 segment, page;
 	__u64 ended; /* and those of them that were shed, in SHED */
@@ -99,6 +101,7 @@ static long sweep_line(__u32 n, struct slice *c)
 	if (!lines)
 		return 1;
 	c->lines = lines & (lines - 1);
+	c->handled++;
 	c->ended += line_sweep(c->segment, c->page * LINES + lowest(lines), c->now);
 	return 0;
 }
@@ -122,13 +125,13 @@ static long sweep_segment(__u32 n, struct slice *c)
 		if (c->lines)
 			bpf_loop(LINES, sweep_line, c, 0);
 	}
-	return 0;
+	return c->handled >= c->most;
 }
 
-/* Sweeps the next slice; at the end of the table it begins anew. */
-static __always_inline void sweep_slice(struct sweeper *w, __u32 count)
+/* Sweeps the next slice, or the part of it in which there is so much to do: how many segments. At the end of the table it begins anew. */
+static __always_inline __u32 sweep_slice(struct sweeper *w, __u32 count, __u32 most)
 {
-	struct slice c = { .from = w->next, .count = count, .now = now() };
+	struct slice c = { .from = w->next, .most = most, .handled = unknown_zero(), .now = now() };
 
 	if (c.from >= segments) {
 		c.from = 0;
@@ -136,18 +139,27 @@ static __always_inline void sweep_slice(struct sweeper *w, __u32 count)
 	}
 	if (count > segments - c.from)
 		count = segments - c.from;
-	bpf_loop(count, sweep_segment, &c, 0);
+	count = bpf_loop(count, sweep_segment, &c, 0);
 	w->next = c.from + count;
 	w->ended += c.ended & (SHED - 1);
 	w->shed += c.ended / SHED;
 	defence_judge(c.taken, (__u64)count * SEGMENT_LINES);
+	return count;
 }
 
+/* So many lines are some 30 us of work. Looking at the others of a slice is about as much. */
+enum { HANDLED_AT_ONCE = 512 };
+
+/* The less a tick has swept the sooner comes the next, so a round takes as long however much ends in it. */
 static int sweep_tick(void *map, __u32 *key, struct sweeper *w)
 {
-	sweep_slice(w, settings.sweep_slice);
+	__u64 slice = settings.sweep_slice, swept = sweep_slice(w, slice, HANDLED_AT_ONCE);
+	__u64 pause = settings.sweep_every >> (settings.little_room ? 2 : 0);
+
 	places_sweep(w);
-	bpf_timer_start(&w->timer, settings.sweep_every >> (settings.little_room ? 2 : 0), 0);
+	if (swept && swept < slice && w->next < segments)
+		pause = pause * swept / slice;
+	bpf_timer_start(&w->timer, pause, 0);
 	return 0;
 }
 
