@@ -19,8 +19,8 @@ type swap struct {
 	to *ebpf.Map // nil is none
 }
 
-// swapsAtOnce is the most that are asked for together: each has a map open, and a thread to wait in.
-const swapsAtOnce = 128
+// changesAtOnce is how many go in step: each asks for up to three swaps together, with a map open and a thread to wait in for every one.
+const changesAtOnce = 128
 
 func (s swap) do() error {
 	if s.to != nil {
@@ -54,7 +54,7 @@ var errOtherFailed = errors.New("another change has failed")
 // inStep carries changes out that do not touch each other. Each goes on, in their order, as far as its next swap; then these are made.
 // After an error the others go no further.
 func inStep(changes []change) error {
-	for some := range slices.Chunk(changes, swapsAtOnce) {
+	for some := range slices.Chunk(changes, changesAtOnce) {
 		if err := together(some); err != nil {
 			return err
 		}
