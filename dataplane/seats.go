@@ -18,7 +18,7 @@ import (
 
 // Each service's list of servers is a map of its own inside the map of lists. It is built aside and swapped by one
 // update, so no packet sees half a change. Its head says where the scheduler is; an edit moves that by the rules of
-// package sched. The table of sh, dh or mh follows the servers.
+// package sched. The table of sh, dh or mh follows the servers. The contest of a long list whose scheduler goes by loads is a map beside it.
 
 // seated gives the servers that a service has now, as its scheduler sees them.
 func (a *applying) seated(members []uint32) (list []sched.Server) {
