@@ -79,6 +79,13 @@ static __always_inline __u32 *link_of(__u32 segment, __u64 line)
 	return l ? &l->line[line] : NULL;
 }
 
+/* Has the processor fetch a link that is to be written under a lock, while it waits for other memory anyway. */
+static __always_inline void link_fetch(struct links *l, __u64 line)
+{
+	BOUND(line, SEGMENT_LINES - 1);
+	(void)READ_ONCE(l->line[line]);
+}
+
 static __always_inline __u64 word_of(struct conn *e)
 {
 	return *(volatile __u64 *)&e->client_port;

@@ -47,6 +47,7 @@ __noinline int pool_try(struct plan *p, __u32 n)
 	struct links *beside = bpf_map_lookup_elem(&links, &h.segment);
 	if (!s || !g || !beside)
 		return -1;
+	link_fetch(beside, h.line);
 	p->data.life = 0;
 	p->data.server = p->template;
 	p->data.expires = now() + RETURN_LIFE;
@@ -76,14 +77,16 @@ __noinline int pool_take(struct flow *f, struct plan *p)
 {
 	if (!f || !p)
 		return -1;
-	__u32 service = p->service, server = p->server; /* Linux 6.1 takes no keys out of an argument */
+	__u32 service = p->service, server = p->server, segment = p->home.segment; /* Linux 6.1 takes no keys out of an argument */
 	struct service *v = bpf_map_lookup_elem(&services, &service);
 	struct server *d = bpf_map_lookup_elem(&servers, &server);
-	if (!v || !d)
+	struct links *l = bpf_map_lookup_elem(&links, &segment);
+	if (!v || !d || !l)
 		return -1;
 	p->forward = d->forward;
 	if (p->forward != FORWARD_FULLNAT)
 		return 0;
+	link_fetch(l, p->home.line); /* schedule() writes it */
 	__u32 zero = 0, own = f->family == FAMILY_IPV4 ? POOL_SHARED4 : POOL_SHARED6;
 	if (v->locals)
 		own = POOL_OF_SERVICE + service;
