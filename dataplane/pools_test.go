@@ -144,15 +144,13 @@ func told(t *testing.T, frame []byte) (netip.AddrPort, []byte) {
 	return netip.AddrPort{}, frame
 }
 
-// The server is told who the client is until it has answered, by tc alone; then XDP may have the connection.
+// The server is told who the client is until it has answered.
 func TestServersHearOfTheClient(t *testing.T) {
 	for _, along := range fullPaths[:2] {
 		for _, data := range []string{"", "request", "odd"} {
-			t.Run(fmt.Sprintf("%v/%d bytes", along.server.Addr(), len(data)), func(t *testing.T) {
-				w := mustWorld(t, small)
-				w.mustServe()
+			onBothHooks(t, func(t *testing.T, w *world, p *ebpf.Program) {
 				w.mustUpdate(addFull(along, lvs.DefaultLocalPorts))
-				w.twice(w.tc, along)
+				w.twice(p, along)
 				along := along.from(4001)
 				ack := along.in("A")
 				ack.payload = []byte(data)
@@ -160,11 +158,8 @@ func TestServersHearOfTheClient(t *testing.T) {
 				answer := along.out("A")
 				answer.client = w.localPort(along)
 				in := ack.frame(t)
-				if verdict, _ := w.run(w.xdp, w.clients, in); verdict != xdpPass {
-					t.Errorf("XDP: the verdict is %d before the server has heard of the client", verdict)
-				}
-				verdict, out := w.run(w.tc, w.clients, in)
-				if verdict != tcRedirect {
+				verdict, out := w.run(p, w.clients, in)
+				if verdict != tcRedirect && verdict != xdpRedirect {
 					t.Fatalf("the verdict is %d", int32(verdict))
 				}
 				client, rest := told(t, out)
@@ -176,7 +171,7 @@ func TestServersHearOfTheClient(t *testing.T) {
 					size = 20
 				}
 				if extra := len(out) - len(in); extra != size && extra != size-3 || !wholeSum(out) {
-					t.Errorf("%d bytes more, and the checksum is right: %v\n%s", extra, wholeSum(out), hex.Dump(out))
+					t.Errorf("%v, %q: %d bytes more, and the checksum is right: %v\n%s", along.server, data, extra, wholeSum(out), hex.Dump(out))
 				}
 				if got := rest[len(rest)-len(data)-(len(out)-headers-ipLength(out)):]; !bytes.HasPrefix(got, []byte(data)) {
 					t.Errorf("the data is %q", got)
@@ -196,11 +191,13 @@ func TestServersHearOfTheClient(t *testing.T) {
 
 // Where there is no room for the client's address, packets go on without it, and are counted.
 func TestNoRoomForTheClient(t *testing.T) {
-	w := mustWorld(t, small)
-	w.mustServe()
+	onBothHooks(t, testNoRoom)
+}
+
+func testNoRoom(t *testing.T, w *world, p *ebpf.Program) {
 	along := fullPaths[0]
 	w.mustUpdate(addFull(along, lvs.DefaultLocalPorts))
-	w.twice(w.tc, along)
+	w.twice(p, along)
 	along = along.from(4001)
 	local := w.localPort(along)
 	for name, change := range map[string]func(*packet){
@@ -212,10 +209,10 @@ func TestNoRoomForTheClient(t *testing.T) {
 		before := w.mustReasons()[bpfReasonREASON_TOA_NO_ROOM]
 		in := along.in("A")
 		change(&in)
-		verdict, out := w.run(w.tc, w.clients, in.frame(t))
+		verdict, out := w.run(p, w.clients, in.frame(t))
 		between := in
 		between.path = in.between(t, local)
-		if want := once(t, between.frame(t)); verdict != tcRedirect || !bytes.Equal(out[14:], want) {
+		if want := once(t, between.frame(t)); verdict != tcRedirect && verdict != xdpRedirect || !bytes.Equal(out[14:], want) {
 			t.Errorf("%s: verdict %d, the packet is\n%swant\n%s", name, int32(verdict), hex.Dump(out[14:]), hex.Dump(want))
 		}
 		if n := w.mustReasons()[bpfReasonREASON_TOA_NO_ROOM] - before; n != 1 {

@@ -112,11 +112,13 @@ static __always_inline bool fits_in(struct packet *p, struct flow *f, const stru
 	return !r->mtu || f->length + overhead_of(s) <= r->mtu || packet_is_gso(p);
 }
 
-/* Whether the packet needs no more than a rewrite to be sent. */
+/* Whether the packet needs no more to be sent than a rewrite; or an option of TCP (toa.h), which the program for the rest adds. */
 static __always_inline bool is_plain(struct packet *p, struct flow *f, struct decision *d, enum routed routed,
 				     struct route *r, const struct server *s)
 {
-	if (routed != ROUTED || last_hop(f) || !fits_in(p, f, s, r) || d->tell || sums_bytes(f, s) || splits(p, f, s))
+	bool tells = p->kind == PACKET_PLAIN && d->tell;
+
+	if (routed != ROUTED || last_hop(f) || !fits_in(p, f, s, r) || tells || sums_bytes(f, s) || splits(p, f, s))
 		return false;
 	if (p->hook == HOOK_XDP)
 		return r->xdp != ROUTE_XDP_NONE;

@@ -166,6 +166,33 @@ static __always_inline int packet_grow(struct packet *p, int n, __u64 flags)
 	return r;
 }
 
+/* Writes n bytes into the packet, whose bounds have to be read again. */
+static __always_inline long packet_store(struct packet *p, __u32 at, void *from, __u32 n)
+{
+	return p->hook == HOOK_XDP ? bpf_xdp_store_bytes(XDP(p), at, from, n) :
+				     bpf_skb_store_bytes(SKB(p), at, from, n, 0);
+}
+
+/* Makes the packet so many bytes long, at its end. Its bounds have to be read again. */
+static __always_inline long packet_resize(struct packet *p, __u32 length)
+{
+	return p->hook == HOOK_XDP ? bpf_xdp_adjust_tail(XDP(p), (int)(length - packet_length(p))) :
+				     bpf_skb_change_tail(SKB(p), length, 0);
+}
+
+/* Gives the packet n more bytes behind the IP header, which ends at an offset that is a constant. Its bounds have to be read again. */
+static __always_inline long packet_open(struct packet *p, __u32 at, int n)
+{
+	__u8 heads[sizeof(struct ethhdr) + sizeof(struct ipv6hdr)];
+
+	if (p->hook == HOOK_TC)
+		return bpf_skb_adjust_room(SKB(p), n, BPF_ADJ_ROOM_NET, 0);
+	if (bpf_xdp_load_bytes(XDP(p), 0, heads, at) || bpf_xdp_adjust_head(XDP(p), -n))
+		return -1;
+	bpf_xdp_store_bytes(XDP(p), 0, heads, at); /* as many as have been read there */
+	return 0;
+}
+
 /* What begins at the director and was sent once is not looked at again on its way out: the first address of ours may still be in it,
  * or the mark. Nobody but a classifier of the operator's reads tc_index. */
 enum { TC_INDEX_SENT = 0x4c56 };

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* toa.h - the client's address in a TCP option (254), for a server that sees only a local address of ours.
  *
- * It goes along with the client's packets until the server has answered one of them. Only tc puts it in: behind the other
- * options of a packet that has no data, which leaves a checksum of the device's where it is; else in front of them, which
- * makes the headers move and is possible only where the checksum is complete.
+ * It goes along with the client's packets until the server has answered one of them: behind the other options of a packet that has no
+ * data, which leaves a checksum of the device's where it is; else in front of them, which makes the headers move and is possible only
+ * where the checksum is complete.
  */
 #pragma once
 #include "nat.h"
@@ -94,37 +94,46 @@ static __always_inline enum told toa_tell(struct packet *p, struct flow *f, stru
 		return TOLD_NO_ROOM;
 	toa_fill(&t, f, ipv6);
 	if (f->network + f->length == at + header) {
-		if (bpf_skb_change_tail(SKB(p), at + header + size, 0))
+		if (packet_resize(p, at + header + size))
 			return TOLD_NO_ROOM;
-		if (bpf_skb_store_bytes(SKB(p), at + header, &t, size, 0))
+		if (packet_store(p, at + header, &t, size))
 			return TOLD_BROKEN;
 	} else {
 		struct tcphdr head = *tcp;
-		if (toa_partial(f, d, check, ipv6) || bpf_skb_adjust_room(SKB(p), size, BPF_ADJ_ROOM_NET, 0))
+		if (toa_partial(f, d, check, ipv6) || packet_open(p, at, size))
 			return TOLD_NO_ROOM;
-		if (bpf_skb_store_bytes(SKB(p), at, &head, sizeof(head), 0) ||
-		    bpf_skb_store_bytes(SKB(p), at + TCP_HEAD, &t, size, 0))
+		if (packet_store(p, at, &head, sizeof(head)) || packet_store(p, at + TCP_HEAD, &t, size))
 			return TOLD_BROKEN;
 	}
 	packet_reload(p);
 	return toa_account(p, &t, at, ipv6) ? TOLD_BROKEN : TOLD;
 }
 
-/* A function of its own for the sake of the stack; of tc alone, so that it can be. */
-static __noinline enum told toa_put(struct __sk_buff *skb, struct flow *f, struct decision *d, __u32 mtu)
+static __always_inline enum told toa_put(struct packet *p, struct flow *f, struct decision *d, __u32 mtu)
 {
-	struct packet p = { .ctx = skb, .hook = HOOK_TC };
+	packet_reload(p);
+	return f->family == FAMILY_IPV4 ? toa_tell(p, f, d, mtu, false) : toa_tell(p, f, d, mtu, true);
+}
 
-	packet_reload(&p);
-	return f->family == FAMILY_IPV4 ? toa_tell(&p, f, d, mtu, false) : toa_tell(&p, f, d, mtu, true);
+/* A function of its own for each hook, for the sake of the stack. */
+static __noinline enum told toa_put_xdp(struct xdp_md *ctx, struct flow *f, struct decision *d, __u32 mtu)
+{
+	struct packet p = { .ctx = ctx, .hook = HOOK_XDP };
+
+	return toa_put(&p, f, d, mtu);
+}
+
+static __noinline enum told toa_put_tc(struct __sk_buff *ctx, struct flow *f, struct decision *d, __u32 mtu)
+{
+	struct packet p = { .ctx = ctx, .hook = HOOK_TC };
+
+	return toa_put(&p, f, d, mtu);
 }
 
 /* Puts the client's address into a packet that leaves for the server, if there is room: -1 if the packet is spoilt. */
 static __always_inline int toa_add(struct packet *p, struct flow *f, struct decision *d, __u32 mtu)
 {
-	if (p->hook != HOOK_TC)
-		return 0;
-	enum told told = toa_put(p->ctx, f, d, mtu);
+	enum told told = p->hook == HOOK_XDP ? toa_put_xdp(p->ctx, f, d, mtu) : toa_put_tc(p->ctx, f, d, mtu);
 	packet_reload(p);
 	struct conn *e = conn_at(d->at);
 	if (e && told == TOLD)
