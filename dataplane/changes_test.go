@@ -165,8 +165,19 @@ func cutAfter(n int, f func() error) (was bool, err error) {
 	return false, f()
 }
 
-// A change that ends at any step is finished by whoever looks next.
+// A change that ends at any step is finished by whoever looks next, whether the kernel takes swaps by the batch or one by one.
 func TestChangesCutAnywhere(t *testing.T) {
+	for name, batches := range map[string]bool{"batches": true, "one by one": false} {
+		t.Run(name, func(t *testing.T) {
+			before := batchesWaitOnce
+			t.Cleanup(func() { batchesWaitOnce = before })
+			batchesWaitOnce = func() bool { return batches }
+			testChangesCutAnywhere(t)
+		})
+	}
+}
+
+func testChangesCutAnywhere(t *testing.T) {
 	w := mustWorld(t, small)
 	steps, round := 0, 0
 	for i, from := range states {

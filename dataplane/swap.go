@@ -4,11 +4,14 @@ package dataplane
 
 import (
 	"errors"
+	"fmt"
 	"iter"
+	"runtime"
 	"slices"
 	"sync"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // swap puts another map in a place of a map of maps, or none. The kernel answers when no program uses the former one any more: after a
@@ -19,8 +22,9 @@ type swap struct {
 	to *ebpf.Map // nil is none
 }
 
-// changesAtOnce is how many go in step: each asks for up to three swaps together, with a map open and a thread to wait in for every one.
-const changesAtOnce = 128
+// changesAtOnce is how many go in step: each asks for up to three swaps together, with a map open for every one, and where the kernel takes
+// no batches a thread to wait in.
+const changesAtOnce = 256
 
 func (s swap) do() error {
 	if s.to != nil {
@@ -32,14 +36,59 @@ func (s swap) do() error {
 	return nil
 }
 
+// batchesWaitOnce says whether the kernel waits once for a batch of swaps, as from Linux 6.8 on (generic_map_update_batch); else it does for
+// each of them, one after the other.
+var batchesWaitOnce = sync.OnceValue(func() bool {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return false
+	}
+	var major, minor int
+	fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor)
+	return major > 6 || major == 6 && minor >= 8
+})
+
+// batch puts other maps in places of the same map of maps.
+func batch(swaps []swap) error {
+	keys, files := make([]uint32, len(swaps)), make([]uint32, len(swaps))
+	for i, s := range swaps {
+		keys[i], files[i] = s.at, uint32(s.to.FD())
+	}
+	_, err := swaps[0].of.BatchUpdate(keys, files, nil)
+	runtime.KeepAlive(swaps)
+	return err
+}
+
+// calls is what to ask the kernel for.
+func calls(swaps []swap) (all []func() error) {
+	for len(swaps) > 0 {
+		first := swaps[0]
+		if first.to == nil || !batchesWaitOnce() {
+			all, swaps = append(all, first.do), swaps[1:]
+			continue
+		}
+		var alike, others []swap
+		for _, s := range swaps {
+			if s.of == first.of && s.to != nil {
+				alike = append(alike, s)
+			} else {
+				others = append(others, s)
+			}
+		}
+		all, swaps = append(all, func() error { return batch(alike) }), others
+	}
+	return all
+}
+
 // swapAll asks for swaps together, and waits for all.
 func swapAll(swaps []swap) error {
-	errs := make([]error, len(swaps))
+	all := calls(swaps)
+	errs := make([]error, len(all))
 	var asked sync.WaitGroup
 	defer asked.Wait()
-	for i, s := range swaps {
+	for i, call := range all {
 		cut()
-		asked.Go(func() { errs[i] = s.do() })
+		asked.Go(func() { errs[i] = call() })
 	}
 	asked.Wait()
 	return errors.Join(errs...)
