@@ -130,12 +130,12 @@ func crcShift() (shifts [16]uint32) {
 // machines are those of [lvs.Machine], with a protocol that goes by each.
 var machines = [lvs.Machines]lvs.Protocol{lvs.TCPMachine: lvs.TCP, lvs.TCPSecure: lvs.TCP, lvs.SCTPMachine: lvs.SCTP, lvs.Stateless: lvs.UDP}
 
-// newSettings are the settings of a fresh instance: the whole table is swept about once a second.
+// newSettings are the settings of a fresh instance: the whole table is swept about once a second. Where there is much to do in it that is
+// by more ticks, each of as little work as sweep.h has it at once; where there is not, others have their rest.
 func newSettings(hz, segments uint32) bpfSetting {
-	const slice = 32 // segments: some 50 µs of work when they are full
-	s := bpfSetting{IcmpBurst: 50, IcmpEvery: max(hz/1000, 1), SweepSlice: slice, ShedAfter: hz}
+	const ticks = 16
+	s := bpfSetting{IcmpBurst: 50, IcmpEvery: max(hz/1000, 1), SweepSlice: max(segments/ticks, 1), SweepEvery: 1e9 / ticks, ShedAfter: hz}
 	s.setPublic(lvs.DefaultSettings)
-	s.SweepEvery = uint32(1e9 / max(int(segments)/slice, 8))
 	s.setTimeouts(lvs.DefaultTimeouts, hz)
 	return s
 }

@@ -303,7 +303,7 @@ int sweep_all(struct __sk_buff *ctx)
 	return 0;
 }
 
-/* Sweeps the next slice, of as many segments as the mark says, or as far as the lines take that the priority says: how many segments. */
+/* Sweeps the next slice, of as many segments as the mark says, or as far as the work takes that the priority says: how many segments. */
 SEC("tc")
 int sweep_next(struct __sk_buff *ctx)
 {
