@@ -5,9 +5,14 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"lvs/lab"
 	"lvs/needs"
@@ -25,7 +30,11 @@ func BenchmarkBulk(b *testing.B) {
 		{"IPv6", "2001:db8:1::1", "2001:db8:2::2"},
 	} {
 		b.Run(family.name, func(b *testing.B) {
-			client, director := mustNetwork(b)
+			hosts := mustNetwork(b)
+			client, director := hosts[0], hosts[1]
+			if err := begin(hosts[2].Command(b.Context(), "iperf3", "--server", "--forceflush"), "Server listening"); err != nil {
+				b.Fatal(err)
+			}
 			vip, server := "["+family.vip+"]:5201", "["+family.server+"]:5201"
 			if family.name == "IPv4" {
 				vip, server = family.vip+":5201", family.server+":5201"
@@ -55,8 +64,106 @@ func BenchmarkBulk(b *testing.B) {
 	}
 }
 
-// mustNetwork is a client and an iperf3 server on both sides of a director that nothing is loaded on.
-func mustNetwork(b *testing.B) (client, director *lab.Host) {
+// BenchmarkConnections opens and closes TCP connections through the director, and for comparison through the same network when it only
+// forwards: what is to be seen is that the director takes nothing away from what the ends can do.
+func BenchmarkConnections(b *testing.B) {
+	needs.NetNS(b)
+	needs.BPF(b)
+	bin := mustBuild(b)
+	hosts := mustNetwork(b)
+	client, director, server := hosts[0], hosts[1], hosts[2]
+	// another port each: the client's clock is another for another address, which the server's TIME_WAIT would take for an old packet's
+	const virtual, real, other = "10.1.0.1:80", "10.2.0.2:80", "10.2.0.2:81"
+	mustGreet(b, server, real)
+	mustGreet(b, server, other)
+	var plain, through, rounds float64
+	forward := func() { plain += mustConnect(b, client, other) }
+	direct := func() {
+		mustRun(b, director, filepath.Join(bin, "ipvsadm"), "-A", "-t", virtual, "-s", "rr")
+		mustRun(b, director, filepath.Join(bin, "ipvsadm"), "-a", "-t", virtual, "-r", real, "-m")
+		through += mustConnect(b, client, virtual)
+		mustRun(b, director, filepath.Join(bin, "director"), "unload")
+	}
+	for b.Loop() {
+		forward()
+		direct()
+		direct()
+		forward()
+		rounds += 2
+	}
+	b.ReportMetric(plain/rounds, "forwarding-conns/s")
+	b.ReportMetric(through/rounds, "director-conns/s")
+	b.ReportMetric(through/plain, "ratio")
+}
+
+// mustGreet has a host send a byte to whoever connects, and close, until the benchmark is over.
+func mustGreet(b *testing.B, h *lab.Host, address string) {
+	b.Helper()
+	l, err := h.Listen("tcp", address)
+	if err != nil {
+		b.Fatal(err)
+	}
+	var greeting sync.WaitGroup
+	for range 2 {
+		greeting.Go(func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return // the listener is closed
+				}
+				c.Write([]byte{'.'})
+				c.Close()
+			}
+		})
+	}
+	b.Cleanup(func() {
+		l.Close()
+		greeting.Wait()
+	})
+}
+
+// mustConnect gives the rate, in connections a second, at which clients of a host are greeted, 16 at a time, for two seconds.
+func mustConnect(b *testing.B, h *lab.Host, address string) float64 {
+	b.Helper()
+	const clients, long = 16, 2 * time.Second
+	d := net.Dialer{Timeout: long}
+	one := func() error {
+		c, err := d.Dial("tcp", address) // the name of no host, so by this thread
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if err := c.SetDeadline(time.Now().Add(long)); err != nil {
+			return err
+		}
+		_, err = io.ReadFull(c, make([]byte, 1))
+		return err
+	}
+	var greeted atomic.Int64
+	var connecting sync.WaitGroup
+	begun := time.Now()
+	for range clients {
+		connecting.Go(func() {
+			err := h.Do(func() error {
+				for time.Since(begun) < long {
+					if err := one(); err != nil {
+						return err
+					}
+					greeted.Add(1)
+				}
+				return nil
+			})
+			if err != nil {
+				b.Error(err)
+			}
+		})
+	}
+	connecting.Wait()
+	return float64(greeted.Load()) / time.Since(begun).Seconds()
+}
+
+// mustNetwork is a client, a director that nothing is loaded on, and a server.
+func mustNetwork(b *testing.B) []*lab.Host {
 	b.Helper()
 	hosts, err := lab.Parse(`
 		client interface eth0 outside 10.1.0.2/24 2001:db8:1::2/64
@@ -72,7 +179,7 @@ func mustNetwork(b *testing.B) (client, director *lab.Host) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	n := &lab.Network{Name: fmt.Sprintf("labtest-%d-bulk", os.Getpid()), Hosts: hosts}
+	n := &lab.Network{Name: fmt.Sprintf("labtest-%d-bench", os.Getpid()), Hosts: hosts}
 	if err := n.Up(b.Context()); err != nil {
 		b.Fatal(err)
 	}
@@ -81,10 +188,7 @@ func mustNetwork(b *testing.B) (client, director *lab.Host) {
 			b.Error(err)
 		}
 	})
-	if err := begin(hosts[2].Command(b.Context(), "iperf3", "--server", "--forceflush"), "Server listening"); err != nil {
-		b.Fatal(err)
-	}
-	return hosts[0], hosts[1]
+	return hosts
 }
 
 func mustRun(b *testing.B, h *lab.Host, name string, args ...string) []byte {
