@@ -145,103 +145,117 @@ func (w *world) checkCarried(b *testing.B, before, want uint64) {
 	}
 }
 
-// BenchmarkManyConnections is what a packet costs of any of so many connections, in turn by chance: what memory costs. Beside it runs
-// a program that keeps exact connections in a BPF hash map. Both are measured alone, and in a chain of hosts.
+// BenchmarkManyConnections is what a packet costs of any of so many connections, in turn by chance: what memory costs. The table is made for
+// as many, which are two thirds of its lines; few are tried in a large one, too. Beside it runs a program that keeps exact connections in
+// a BPF hash map, made for as many. Both are measured alone, and in a chain of hosts.
 func BenchmarkManyConnections(b *testing.B) {
+	const few, many, most = 1 << 14, 1 << 18, 1 << 20
 	for _, name := range []string{"DR/IPv4", "TUN/IPv4", "NAT-in/IPv4"} {
-		b.Run(name, func(b *testing.B) {
-			const most = 1 << 20 // at a fill of two thirds
-			w := mustWorld(b, Sizes{Conns: most * 9 / 8, Services: 64, Servers: 256}, withKernelClock)
-			w.settings.DropEntry = 0 // or half of the handshakes would be taken for an attack before they have ended
-			w.setClock(w.settings.Now)
-			enter := mustStay(b)
-			all := w.mustKnow()
-			k := all[slices.IndexFunc(all, func(k known) bool { return k.name == name })]
-			for _, clients := range []uint32{1 << 14, 1 << 18, most} {
-				a, begun := again{k.frame, anyClient, clients}, false
-				begin := func(b *testing.B) {
-					enter(b)
-					for _, frame := range [][]byte{opening(k.frame), k.frame} {
-						if !begun {
-							spend(b, again{frame, nextClient, clients}.mustAgain(b, w.xdp), k.from, frame, int(clients))
-						}
-					}
-					begun = true
-				}
-				b.Run(fmt.Sprint(clients, "/alone"), func(b *testing.B) {
-					begin(b)
-					before := w.packets(b)
-					w.race(b, a.mustAgain(b, w.xdp), a.mustAgain(b, mustBare(b, ebpf.XDP)),
-						map[string]*ebpf.Program{"exact": a.mustAgain(b, a.mustExact(b, ebpf.XDP))}, k.from, k.frame)
-					w.checkCarried(b, before, uint64(b.N*runs))
-				})
-				b.Run(fmt.Sprint(clients, "/chain"), func(b *testing.B) {
-					begin(b)
-					c, before := w.mustChain(b), w.packets(b)
-					c.race(b, a)
-					w.checkCarried(b, before, uint64(b.N*(runs+runs/10)))
-				})
+		for _, of := range []struct{ clients, room uint32 }{{few, few}, {few, most}, {many, many}, {most, most}} {
+			title := fmt.Sprintf("%s/%d", name, of.clients)
+			if of.room != of.clients {
+				title += fmt.Sprintf(" of %d", of.room)
 			}
-		})
+			b.Run(title, func(b *testing.B) { measureMany(b, name, of.clients, of.room) })
+		}
 	}
 }
 
-// BenchmarkTwoCores is how many times as much two CPUs carry as one of them, each packets of clients of its own. Beside it a program that
-// shares nothing does the same, which is what the machine has to give.
+func measureMany(b *testing.B, name string, clients, room uint32) {
+	w := mustWorld(b, Sizes{Conns: int(room) * 9 / 8, Services: 64, Servers: 256}, withKernelClock)
+	w.settings.DropEntry = 0 // or half of the handshakes would be taken for an attack before they have ended
+	w.setClock(w.settings.Now)
+	enter := mustStay(b)
+	all := w.mustKnow()
+	k := all[slices.IndexFunc(all, func(k known) bool { return k.name == name })]
+	a, begun := again{k.frame, anyClient, clients}, false
+	begin := func(b *testing.B) {
+		enter(b)
+		for _, frame := range [][]byte{opening(k.frame), k.frame} {
+			if !begun {
+				spend(b, again{frame, nextClient, clients}.mustAgain(b, w.xdp), k.from, frame, int(clients))
+			}
+		}
+		begun = true
+	}
+	b.Run("alone", func(b *testing.B) {
+		begin(b)
+		before := w.packets(b)
+		w.race(b, a.mustAgain(b, w.xdp), a.mustAgain(b, mustBare(b, ebpf.XDP)),
+			map[string]*ebpf.Program{"exact": a.mustAgain(b, a.mustExact(b, ebpf.XDP))}, k.from, k.frame)
+		w.checkCarried(b, before, uint64(b.N*runs))
+	})
+	b.Run("chain", func(b *testing.B) {
+		begin(b)
+		c, before := w.mustChain(b), w.packets(b)
+		c.race(b, a)
+		w.checkCarried(b, before, uint64(b.N*(runs+runs/10)))
+	})
+}
+
+// BenchmarkTwoCores is how many times as much two CPUs carry as one of them, each packets of clients of its own: with a table as attach makes
+// it, and in one that these fill, where lines that lie side by side are often of different CPUs. A processor that fetches memory by two lines
+// takes those from each other. Beside it do the same a program that does nothing, and one that keeps exact connections in a BPF hash map
+// for each CPU: what the machine has to give.
 func BenchmarkTwoCores(b *testing.B) {
 	if runtime.NumCPU() < 2 {
 		b.Skip("there is one CPU")
 	}
-	const clients = 1 << 13
+	const clients = 1 << 13 // of each CPU
 	for _, name := range []string{"DR/IPv4", "NAT-in/IPv4"} {
-		b.Run(name, func(b *testing.B) {
-			w := mustWorld(b, Sizes{Conns: 1 << 16, Services: 64, Servers: 256}, withKernelClock)
-			w.settings.DropEntry = 0 // as above
-			w.setClock(w.settings.Now)
-			enter := mustStayOn(b)
-			must(b, enter(0))
-			all := w.mustKnow()
-			k := all[slices.IndexFunc(all, func(k known) bool { return k.name == name })]
-			programs := map[string][]*ebpf.Program{}
-			frames := [][]byte{k.frame, slices.Clone(k.frame)}
-			frames[1][27] ^= 1 // a client of another network
-			for cpu, frame := range frames {
-				must(b, pin(cpu))
-				for range 2 { // each has routes of its own, and the kernel verifies the neighbour
-					w.run(w.tc, k.from, opening(frame))
-				}
-				for _, f := range [][]byte{opening(frame), frame} {
-					spend(b, again{f, nextClient, clients}.mustAgain(b, w.xdp), k.from, f, clients)
-				}
-				a := again{frame, nextClient, clients}
-				programs["x-cores"] = append(programs["x-cores"], a.mustAgain(b, w.xdp))
-				programs["bare-x-cores"] = append(programs["bare-x-cores"], a.mustAgain(b, mustBare(b, ebpf.XDP)))
-			}
-			must(b, pin(0))
-			scale := map[string][]float64{}
-			for b.Loop() {
-				for name, p := range programs {
-					alone := spend(b, p[0], k.from, frames[0], 10*runs)
-					took := make([]float64, len(p))
-					var going sync.WaitGroup
-					for cpu := range p {
-						going.Go(func() {
-							if err := enter(cpu); err != nil {
-								b.Error(err)
-								return
-							}
-							took[cpu] = spend(b, p[cpu], k.from, frames[cpu], 10*runs)
-						})
+		for _, room := range []int{1 << 20, 2 * clients} {
+			b.Run(fmt.Sprintf("%s/%d of %d", name, 2*clients, room), func(b *testing.B) { measureTwo(b, name, clients, room) })
+		}
+	}
+}
+
+func measureTwo(b *testing.B, name string, clients uint32, room int) {
+	w := mustWorld(b, Sizes{Conns: room * 9 / 8, Services: 64, Servers: 256}, withKernelClock)
+	w.settings.DropEntry = 0 // as above
+	w.setClock(w.settings.Now)
+	enter := mustStayOn(b)
+	must(b, enter(0))
+	all := w.mustKnow()
+	k := all[slices.IndexFunc(all, func(k known) bool { return k.name == name })]
+	programs := map[string][]*ebpf.Program{}
+	frames := [][]byte{k.frame, slices.Clone(k.frame)}
+	frames[1][27] ^= 1 // a client of another network
+	for cpu, frame := range frames {
+		must(b, pin(cpu))
+		for range 2 { // each has routes of its own, and the kernel verifies the neighbour
+			w.run(w.tc, k.from, opening(frame))
+		}
+		for _, f := range [][]byte{opening(frame), frame} {
+			spend(b, again{f, nextClient, clients}.mustAgain(b, w.xdp), k.from, f, int(clients))
+		}
+		a := again{frame, nextClient, clients}
+		for of, p := range map[string]*ebpf.Program{"": w.xdp, "bare-": mustBare(b, ebpf.XDP), "exact-": a.mustExact(b, ebpf.XDP)} {
+			programs[of+"x-cores"] = append(programs[of+"x-cores"], a.mustAgain(b, p))
+		}
+	}
+	must(b, pin(0))
+	scale := map[string][]float64{}
+	for b.Loop() {
+		for name, p := range programs {
+			alone := spend(b, p[0], k.from, frames[0], 10*runs)
+			took := make([]float64, len(p))
+			var going sync.WaitGroup
+			for cpu := range p {
+				going.Go(func() {
+					if err := enter(cpu); err != nil {
+						b.Error(err)
+						return
 					}
-					going.Wait()
-					scale[name] = append(scale[name], alone/took[0]+alone/took[1])
-				}
+					took[cpu] = spend(b, p[cpu], k.from, frames[cpu], 10*runs)
+				})
 			}
-			b.ReportMetric(0, "ns/op")
-			for name, all := range scale {
-				b.ReportMetric(quantile(all, 0.5), name)
-			}
-		})
+			going.Wait()
+			scale[name] = append(scale[name], alone/took[0]+alone/took[1])
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+	for name, all := range scale {
+		b.ReportMetric(quantile(all, 0.5), name)
 	}
 }
 
@@ -260,10 +274,10 @@ func BenchmarkNewConnection(b *testing.B) {
 	w.settings.DropEntry = 0 // as above
 	enter := mustStay(b)
 	port := uint16(1000)
-	for _, method := range []lvs.Forward{lvs.Route, lvs.Masq} {
+	for _, method := range []lvs.Forward{lvs.Route, lvs.Masq, lvs.FullNAT} {
 		for _, scheduler := range []string{"rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "mh"} {
 			for _, servers := range []int{3, 64, 1000, 4096} {
-				if method == lvs.Masq && scheduler != "wlc" {
+				if method != lvs.Route && scheduler != "wlc" {
 					continue
 				}
 				port++
@@ -310,6 +324,12 @@ func addMany(p path, scheduler string, method lvs.Forward, servers int) func(*lv
 		for i := range servers {
 			id := lvs.ServerID{Addr: p.server.Addr(), Port: uint16(10000 + i)}
 			if err := t.AddServer(p.id(), id, lvs.ServerConfig{Forward: method, Weight: int32(1 + i%3)}); err != nil {
+				return err
+			}
+		}
+		id := p.id()
+		for i := byte(1); method == lvs.FullNAT && i <= 16; i++ { // three servers are to have half a million ports
+			if err := t.AddLocal(&id, lvs.LocalAddr{Addr: netip.AddrFrom4([4]byte{10, 0, 1, i}), Ports: lvs.DefaultLocalPorts}); err != nil {
 				return err
 			}
 		}
