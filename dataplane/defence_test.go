@@ -72,7 +72,7 @@ func (w *world) sweepNext(segments, work uint32) uint32 {
 
 // TestSweepInParts: where much ends at once the sweep goes on in parts, none of them long, and leaves nothing out.
 func TestSweepInParts(t *testing.T) {
-	const conns, work, most = 5000, 8192, 8192/16 + segmentLines // C's WORK_AT_ONCE, and how many ends that are, with the rest of a segment
+	const conns, work, most = 5000, 16384, 16384/16 + segmentLines // C's WORK_AT_ONCE, and how many ends that are, with the rest of a segment
 	w := mustWorld(t, Sizes{Conns: 1 << 13, Services: 4, Servers: 4})
 	w.settings.SweepSlice, w.settings.DropEntry = 0, 0
 	w.setClock(w.settings.Now)

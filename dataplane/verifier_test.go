@@ -20,7 +20,7 @@ import (
 var effort = map[string]uint32{
 	bpfProgDirectorXdp: 124_000, bpfProgDirectorTc: 124_000, bpfProgDirectorOut: 62_000,
 	bpfProgDirectorRestXdp: 86_000, bpfProgDirectorRest: 121_000, bpfProgDirectorRelated: 111_000, bpfProgDirectorFragment: 115_000,
-	bpfProgDirectorReset: 22_000, bpfProgDirectorStart: 20_000, bpfProgDirectorAnchor: 2,
+	bpfProgDirectorReset: 22_000, bpfProgDirectorStart: 36_000, bpfProgDirectorAnchor: 2,
 }
 
 // Every program must stay below its bound, and on any kernel far from where the verifier gives up.
