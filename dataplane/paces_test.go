@@ -39,16 +39,16 @@ var paces = map[string]pace{
 
 // beginnings are what packets take that begin a connection to one of ten servers, by method and scheduler.
 var beginnings = map[string]pace{
-	"Route/rr":  {1324, 39, 23, 1},
-	"Route/wrr": {1325, 39, 24, 1},
-	"Route/wlc": {1676, 42, 31, 1},
-	"Route/sh":  {1321, 37, 23, 1},
-	"Route/mh":  {1455, 37, 24, 1},
-	"Masq/rr":   {1484, 39, 23, 1},
-	"Masq/wrr":  {1485, 39, 23, 1},
-	"Masq/wlc":  {1836, 42, 28, 1},
-	"Masq/sh":   {1481, 37, 22, 1},
-	"Masq/mh":   {1615, 37, 24, 1},
+	"Route/rr":  {1327, 39, 23, 1},
+	"Route/wrr": {1328, 39, 24, 1},
+	"Route/wlc": {1679, 42, 31, 1},
+	"Route/sh":  {1324, 37, 23, 1},
+	"Route/mh":  {1458, 37, 24, 1},
+	"Masq/rr":   {1487, 39, 23, 1},
+	"Masq/wrr":  {1488, 39, 23, 1},
+	"Masq/wlc":  {1839, 42, 28, 1},
+	"Masq/sh":   {1484, 37, 22, 1},
+	"Masq/mh":   {1618, 37, 24, 1},
 }
 
 func (m *machine) pace() pace {

@@ -100,9 +100,10 @@ static __noinline int insert_once(struct segment *s, struct guard *g, struct lin
 		l->line[at] = link;
 	}
 	g->taken[page] |= 1ULL << j;
-	/* an exchange is a full barrier: the key is there before the entry is live */
-	__sync_lock_test_and_set(&e->own, (generation + OWN_GENERATION) | distance << OWN_DISTANCE_SHIFT |
-						  line << OWN_LINE_SHIFT | OWN_LIVE);
+	barrier(); /* the key is there before the entry is live */
+	WRITE_ONCE(e->own,
+		   (generation + OWN_GENERATION) | distance << OWN_DISTANCE_SHIFT | line << OWN_LINE_SHIFT | OWN_LIVE);
+	barrier(); /* and that before it is found */
 	WRITE_ONCE(at_page->hop, at_page->hop | 1ULL << j);
 	if (distance)
 		WRITE_ONCE(at_home->overflow, at_home->overflow | 1 << distance);
