@@ -77,7 +77,8 @@ __noinline int pool_take(struct flow *f, struct plan *p)
 {
 	if (!f || !p)
 		return -1;
-	__u32 service = p->service, server = p->server, segment = p->home.segment; /* Linux 6.1 takes no keys out of an argument */
+	__u32 service = p->service, server = p->server,
+	      segment = p->home.segment; /* Linux 6.1 takes no keys out of an argument */
 	struct service *v = bpf_map_lookup_elem(&services, &service);
 	struct server *d = bpf_map_lookup_elem(&servers, &server);
 	struct links *l = bpf_map_lookup_elem(&links, &segment);
