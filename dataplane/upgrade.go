@@ -82,11 +82,29 @@ func (d *Director) filled() (int, error) {
 	if err := in.followReals(); err != nil {
 		return 0, err
 	}
-	if err := in.holdContests(); err != nil {
+	if err := errors.Join(in.holdContests(), in.paceSweep()); err != nil {
 		return 0, err
 	}
 	table, err := in.entries()
 	return table.live(), err
+}
+
+// paceSweep has the sweep go at this version's pace, unless it rests.
+func (in *instance) paceSweep() error {
+	s, err := in.settings()
+	if err != nil || s.SweepSlice == 0 {
+		return err
+	}
+	m, err := in.m(bpfMapConns)
+	if err != nil {
+		return err
+	}
+	own := newSettings(in.hz, m.MaxEntries())
+	if s.SweepSlice == own.SweepSlice && s.SweepEvery == own.SweepEvery {
+		return nil
+	}
+	s.SweepSlice, s.SweepEvery = own.SweepSlice, own.SweepEvery
+	return in.putSettings(s)
 }
 
 // replace loads this version's programs in the place of what runs.

@@ -185,6 +185,27 @@ func TestUpgradeKeepsEverything(t *testing.T) {
 	}
 }
 
+// What an earlier version has loaded is swept at its pace until an upgrade; a sweep that rests goes on resting.
+func TestUpgradePacesTheSweep(t *testing.T) {
+	for _, slice := range []uint32{1000, 0} {
+		w := mustWorld(t, small)
+		want := w.settings
+		if slice == 0 {
+			want.SweepSlice, want.SweepEvery = 0, 1e6
+		}
+		w.settings.SweepSlice, w.settings.SweepEvery = slice, 1e6
+		w.setClock(w.settings.Now)
+		_, err := w.Upgrade(true)
+		must(t, err)
+		w.mustReopen()
+		set, err := w.mustLook().settings()
+		must(t, err)
+		if set.SweepSlice != want.SweepSlice || set.SweepEvery != want.SweepEvery {
+			t.Errorf("slices of %d every %d ns, want %d and %d", set.SweepSlice, set.SweepEvery, want.SweepSlice, want.SweepEvery)
+		}
+	}
+}
+
 // Filters of clsact, where the kernel has no tcx, run the new programs, and those of others stay.
 func TestUpgradeOfFilters(t *testing.T) {
 	w := mustWorld(t, small)
