@@ -148,43 +148,47 @@ func told(t *testing.T, frame []byte) (netip.AddrPort, []byte) {
 func TestServersHearOfTheClient(t *testing.T) {
 	for _, along := range fullPaths[:2] {
 		for _, data := range []string{"", "request", "odd"} {
-			onBothHooks(t, func(t *testing.T, w *world, p *ebpf.Program) {
-				w.mustUpdate(addFull(along, lvs.DefaultLocalPorts))
-				w.twice(p, along)
-				along := along.from(4001)
-				ack := along.in("A")
-				ack.payload = []byte(data)
-				ack.tail = 3
-				answer := along.out("A")
-				answer.client = w.localPort(along)
-				in := ack.frame(t)
-				verdict, out := w.run(p, w.clients, in)
-				if verdict != tcRedirect && verdict != xdpRedirect {
-					t.Fatalf("the verdict is %d", int32(verdict))
-				}
-				client, rest := told(t, out)
-				if client != along.client {
-					t.Errorf("the server hears of %v, want %v", client, along.client)
-				}
-				size := 8
-				if along.client.Addr().Is6() {
-					size = 20
-				}
-				if extra := len(out) - len(in); extra != size && extra != size-3 || !wholeSum(out) {
-					t.Errorf("%v, %q: %d bytes more, and the checksum is right: %v\n%s", along.server, data, extra, wholeSum(out), hex.Dump(out))
-				}
-				if got := rest[len(rest)-len(data)-(len(out)-headers-ipLength(out)):]; !bytes.HasPrefix(got, []byte(data)) {
-					t.Errorf("the data is %q", got)
-				}
-				w.run(w.tc, w.servers, answer.frame(t))
-				w.run(w.tc, w.servers, answer.frame(t))
-				for name, hook := range hooks {
-					_, out = w.run(hook(w), w.clients, in)
-					if client, _ := told(t, out); client.IsValid() || !wholeSum(out) {
-						t.Errorf("%s: the server still hears of %v", name, client)
-					}
-				}
+			t.Run(fmt.Sprintf("%v/%d bytes", along.server.Addr(), len(data)), func(t *testing.T) {
+				onBothHooks(t, func(t *testing.T, w *world, p *ebpf.Program) { testHearing(t, w, p, along, data) })
 			})
+		}
+	}
+}
+
+func testHearing(t *testing.T, w *world, p *ebpf.Program, along path, data string) {
+	w.mustUpdate(addFull(along, lvs.DefaultLocalPorts))
+	w.twice(p, along)
+	along = along.from(4001)
+	ack := along.in("A")
+	ack.payload = []byte(data)
+	ack.tail = 3
+	answer := along.out("A")
+	answer.client = w.localPort(along)
+	in := ack.frame(t)
+	verdict, out := w.run(p, w.clients, in)
+	if verdict != tcRedirect && verdict != xdpRedirect {
+		t.Fatalf("the verdict is %d", int32(verdict))
+	}
+	client, rest := told(t, out)
+	if client != along.client {
+		t.Errorf("the server hears of %v, want %v", client, along.client)
+	}
+	size := 8
+	if along.client.Addr().Is6() {
+		size = 20
+	}
+	if extra := len(out) - len(in); extra != size && extra != size-3 || !wholeSum(out) {
+		t.Errorf("%d bytes more, and the checksum is right: %v\n%s", extra, wholeSum(out), hex.Dump(out))
+	}
+	if got := rest[len(rest)-len(data)-(len(out)-headers-ipLength(out)):]; !bytes.HasPrefix(got, []byte(data)) {
+		t.Errorf("the data is %q", got)
+	}
+	w.run(w.tc, w.servers, answer.frame(t))
+	w.run(w.tc, w.servers, answer.frame(t))
+	for name, hook := range hooks {
+		_, out = w.run(hook(w), w.clients, in)
+		if client, _ := told(t, out); client.IsValid() || !wholeSum(out) {
+			t.Errorf("%s: the server still hears of %v", name, client)
 		}
 	}
 }
