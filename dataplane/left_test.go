@@ -22,8 +22,8 @@ import (
 	"lvs/place"
 )
 
-// objects are the things in the kernel that a director has, as "map 17".
-type objects map[string]func() error
+// objects are the things in the kernel that a director has, as "map 17", each with how to ask whether it is still there.
+type objects map[string]func() bool
 
 // collect adds what is pinned in a directory, and what the programs use and call.
 func (o objects) collect(t *testing.T, dir string) {
@@ -32,12 +32,18 @@ func (o objects) collect(t *testing.T, dir string) {
 	must(t, err)
 	defer f.close()
 	for id := range f.used {
-		o[fmt.Sprint("map ", id)] = func() error { return closed(ebpf.NewMapFromID(id)) }
+		o[fmt.Sprint("map ", id)] = func() bool { return alive(ebpf.MapGetNextID, id) }
 	}
 	links, err := pinnedLinks(dir)
 	must(t, err)
 	for _, l := range links {
-		o[fmt.Sprint("link ", l.id)] = func() error { return closed(link.NewFromID(l.id)) }
+		o[fmt.Sprint("link ", l.id)] = func() bool {
+			open, err := link.NewFromID(l.id)
+			if err == nil {
+				open.Close()
+			}
+			return !errors.Is(err, os.ErrNotExist)
+		}
 	}
 	for pin := range programPins {
 		p, err := ebpf.LoadPinnedProgram(filepath.Join(dir, pin), nil)
@@ -46,22 +52,22 @@ func (o objects) collect(t *testing.T, dir string) {
 		must(t, err)
 		p.Close()
 		id, _ := info.ID()
-		o[fmt.Sprint("program ", id)] = func() error { return closed(ebpf.NewProgramFromID(id)) }
+		o[fmt.Sprint("program ", id)] = func() bool { return alive(ebpf.ProgramGetNextID, id) }
 	}
 }
 
-func closed[T interface{ Close() error }](it T, err error) error {
-	if err == nil {
-		it.Close()
-	}
-	return err
+// alive says whether the kernel lists an id. Opening what has it would be wrong: a program array whose last descriptor is closed a second time,
+// before the kernel has emptied it for the first, is never freed (prog_array_map_clear).
+func alive[ID ~uint32](next func(ID) (ID, error), id ID) bool {
+	found, err := next(id - 1)
+	return found == id || err != nil && !errors.Is(err, os.ErrNotExist)
 }
 
 // checkGone waits for all of them to be gone from the kernel.
 func (o objects) checkGone(t *testing.T) {
 	t.Helper()
-	for name, open := range o {
-		for deadline := time.Now().Add(20 * time.Second); !errors.Is(open(), os.ErrNotExist); time.Sleep(10 * time.Millisecond) {
+	for name, there := range o {
+		for deadline := time.Now().Add(20 * time.Second); there(); time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Errorf("%s is left", name)
 				break
