@@ -71,14 +71,6 @@ static __always_inline void packet_pull(struct packet *p, __u32 want)
 	}
 }
 
-/* Copies bytes of the packet; other than with data, it does not matter where they lie. */
-static __always_inline long packet_read(struct packet *p, __u32 at, void *to, __u32 size)
-{
-	if (p->hook == HOOK_XDP)
-		return bpf_xdp_load_bytes(XDP(p), at, to, size);
-	return bpf_skb_load_bytes(SKB(p), at, to, size);
-}
-
 static __always_inline __u32 packet_ifindex(struct packet *p)
 {
 	return p->hook == HOOK_XDP ? XDP(p)->ingress_ifindex : SKB(p)->ifindex;
@@ -145,7 +137,7 @@ static __always_inline void packet_sum(struct packet *p, __u32 diff)
 		bpf_csum_update(SKB(p), diff);
 }
 
-/* Copies n bytes of the packet from an offset on; negative if there are not as many. */
+/* Copies n bytes of the packet from an offset on, wherever they lie; negative if there are not as many. */
 static __always_inline long packet_load(struct packet *p, __u32 at, void *to, __u32 n)
 {
 	return p->hook == HOOK_XDP ? bpf_xdp_load_bytes(XDP(p), at, to, n) : bpf_skb_load_bytes(SKB(p), at, to, n);

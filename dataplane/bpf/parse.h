@@ -39,13 +39,13 @@ static __always_inline enum parsed parse_sctp(struct packet *p, struct flow *f, 
 {
 	struct sctp head;
 
-	if (left < sizeof(head) || packet_read(p, f->transport, &head, sizeof(head)))
+	if (left < sizeof(head) || packet_load(p, f->transport, &head, sizeof(head)))
 		return PARSED_MALFORMED;
 	__u32 chunk = head.chunk, length = bpf_ntohs(head.length);
 	if ((chunk == SCTP_COOKIE_ECHO || chunk == SCTP_COOKIE_ACK) && length >= 4) {
 		__u32 behind = SCTP_HEAD + ((length + 3) & ~3);
 		__u8 next;
-		if (behind + 4 <= left && !packet_read(p, f->transport + behind, &next, 1) && next == SCTP_ABORT)
+		if (behind + 4 <= left && !packet_load(p, f->transport + behind, &next, 1) && next == SCTP_ABORT)
 			chunk = SCTP_ABORT;
 	}
 	f->src_port = head.src_port;

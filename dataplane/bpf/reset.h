@@ -29,7 +29,7 @@ static __always_inline int reset_is_partial(struct packet *p, struct flow *f)
 	__u16 before = 0, after = 0;
 	__u32 at = f->transport + offsetof(struct segment_head, check);
 
-	if (packet_read(p, at, &before, 2) || bpf_l4_csum_replace(SKB(p), at, 0, 1, 0) || packet_read(p, at, &after, 2))
+	if (packet_load(p, at, &before, 2) || bpf_l4_csum_replace(SKB(p), at, 0, 1, 0) || packet_load(p, at, &after, 2))
 		return -1;
 	return before == after;
 }
@@ -87,7 +87,7 @@ static __always_inline int reset_answer(struct packet *p, struct flow *f, const 
 		t.flags |= TCP_ACK;
 		t.ack = bpf_htonl(bpf_ntohl(in->seq) + bytes + !!(in->flags & TCP_SYN) + !!(in->flags & TCP_FIN));
 	}
-	if (packet_read(p, 0, was, sizeof(was)))
+	if (packet_load(p, 0, was, sizeof(was)))
 		return -1;
 	__builtin_memcpy(back, was + ETH_ALEN, ETH_ALEN);
 	__builtin_memcpy(back + ETH_ALEN, was, ETH_ALEN);
@@ -151,7 +151,7 @@ static __always_inline int reset(struct packet *p, struct flow *f, struct decisi
 	if (!icmp_allowed())
 		return drop(p, REASON_RESET_QUIET);
 	count_reason(REASON_RESET);
-	if (packet_read(p, f->transport, &in, sizeof(in)))
+	if (packet_load(p, f->transport, &in, sizeof(in)))
 		return packet_drop(p);
 	__u32 length = f->transport + sizeof(in);
 	int partial = bpf_skb_change_tail(SKB(p), length, 0) ? -1 : reset_is_partial(p, f);
