@@ -50,18 +50,6 @@ func Open(s Sizes) (*Director, error) {
 // Namespace names the network namespace, by its cookie; no other one gets that name while the machine is up.
 func (d *Director) Namespace() string { return filepath.Base(d.place.Path) }
 
-// Hold keeps the Director's place in reach when the process that it was found through has ended: for one that outlives
-// its parents.
-func (d *Director) Hold() error {
-	root, err := unix.Open(filepath.Dir(d.place.Parent), unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("hold %s: %w", d.place.Path, err)
-	}
-	d.place.Parent = filepath.Join(fmt.Sprintf("/proc/self/fd/%d", root), filepath.Base(d.place.Parent))
-	d.place.Path = filepath.Join(d.place.Parent, d.Namespace())
-	return nil
-}
-
 // Update is as [lvs.Director] says. It loads the instance if there is none, and attaches it to interfaces that are
 // up and were not attached to before.
 func (d *Director) Update(change func(*lvs.Table) error) error {
@@ -230,7 +218,7 @@ func (d *Director) open(how int) (*instance, error) {
 		if errors.Is(err, ErrDamaged) && d.emptied() {
 			err = fmt.Errorf("%w: somebody has removed all of them, and what they kept alive; the next change begins anew", ErrDamaged)
 		}
-		return nil, fmt.Errorf("%s: %w", in.dir, err)
+		return nil, fmt.Errorf("%s: %w", d.place.Shown, err)
 	}
 	return in, nil
 }

@@ -111,8 +111,8 @@ func (in *instance) follow(tell func(error)) error {
 
 // anchor attaches anew what tells that the namespace is there, if somebody has taken it off.
 func (in *instance) anchor() error {
-	if place.Anchored(in.dir) {
-		return nil
+	if there, err := place.Anchored(in.dir); there || err != nil {
+		return err
 	}
 	tc, err := in.program("tc")
 	if err != nil {

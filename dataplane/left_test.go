@@ -94,7 +94,7 @@ func around(t *testing.T) string {
 	must(t, err)
 	var kinds []string
 	for _, e := range open {
-		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && strings.Contains(to, "bpf") {
+		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && strings.HasPrefix(to, "anon_inode:bpf") {
 			kinds = append(kinds, to)
 		}
 	}

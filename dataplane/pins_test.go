@@ -132,8 +132,8 @@ func TestMissingLinks(t *testing.T) {
 	w.mustUpdate(nothing)
 	w.checkAttached("clients", onTC(), string(XDPNative))
 	w.checkOnePlace()
-	if !place.Anchored(w.place.Path) {
-		t.Error("there is no anchor")
+	if there, err := place.Anchored(w.place.Path); !there {
+		t.Errorf("there is no anchor (%v)", err)
 	}
 	if after := w.known(); after != before {
 		t.Fatalf("before:\n%s\nafterwards:\n%s", before, after)

@@ -86,46 +86,20 @@ func mustEndOf(t testing.TB, dirs []string) {
 	}
 }
 
-// A command that has mounts of its own, as `ip netns exec` and `unshare -m` give it, finds what everybody finds.
-func TestPlaceIsThatOfThePrivateMountNamespace(t *testing.T) {
-	mustNamespace(t)
-	d, err := Open(small)
-	must(t, err)
-	defer d.Unload()
-	ns, err := os.Open("/proc/thread-self/ns/net")
-	must(t, err)
-	defer ns.Close()
-	var inside *Director
-	onThread(func() {
-		inside, err = func() (*Director, error) {
-			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-				return nil, err
-			}
-			if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
-				return nil, err
-			}
-			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-				return nil, err
-			}
-			if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
-				return nil, err
-			}
-			if isBPFFS() {
-				return nil, errors.New("the mount is seen in spite of the new /sys")
-			}
-			d, err := Open(small)
-			if err != nil {
-				return nil, err
-			}
-			return d, d.Update(states[0].become)
-		}()
-	})
-	must(t, err)
-	if inside.place != d.place {
-		t.Errorf("inside %v, outside %v", inside.place, d.place)
+// An instance whose links cannot be looked at just now is not taken for dead, and swept away.
+func TestRefusedIsNotDead(t *testing.T) {
+	w := mustWorld(t, small)
+	var limit unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: limit.Max}))
+	anchored, err := place.Anchored(w.place.Path)
+	alive := place.Alive(w.place.Path)
+	must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+	if anchored || !errors.Is(err, unix.EMFILE) {
+		t.Errorf("without a descriptor to look with: %v, %v", anchored, err)
 	}
-	if got := mustConfigured(t, d); got != states[0].String() {
-		t.Errorf("the table outside is\n%s\nwant\n%s", got, states[0])
+	if !alive {
+		t.Error("it counts as one whose namespace is gone")
 	}
 }
 
@@ -216,10 +190,4 @@ func TestClsactRestores(t *testing.T) {
 	if now := surroundings(t); now != before {
 		t.Errorf("before:\n%s\nafterwards:\n%s", before, now)
 	}
-}
-
-// isBPFFS says whether the calling thread sees a bpffs in the usual place.
-func isBPFFS() bool {
-	var fs unix.Statfs_t
-	return unix.Statfs("/sys/fs/bpf", &fs) == nil && fs.Type == unix.BPF_FS_MAGIC
 }

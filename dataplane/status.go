@@ -117,7 +117,7 @@ func reasonNames() (map[bpfReason]string, error) {
 
 // Status reads how the instance fares, and looks for what is set badly.
 func (d *Director) Status() (*Status, error) {
-	s := &Status{Pins: d.place.Path, Features: features(), Conns: Fill{Size: connsIn(d.sizes.segments())}, Services: Fill{Size: d.sizes.Services}, Servers: Fill{Size: d.sizes.Servers}}
+	s := &Status{Pins: d.place.Shown, Features: features(), Conns: Fill{Size: connsIn(d.sizes.segments())}, Services: Fill{Size: d.sizes.Services}, Servers: Fill{Size: d.sizes.Servers}}
 	in, err := d.open(unix.LOCK_SH)
 	if errors.Is(err, fs.ErrNotExist) {
 		s.Advice = append(s.Advice, "nothing is loaded yet: the first change, or `director attach`, does it")

@@ -178,37 +178,56 @@ func anchor(tc, lookup *ebpf.Program) (link.Link, error) {
 }
 
 // Alive says whether the namespace of the instance in a directory still exists. Any link tells, for somebody may have removed
-// the anchor's pin.
+// the anchor's pin. Where the kernel does not let us know it counts as one that does.
 func Alive(dir string) bool {
-	if Anchored(dir) {
+	if there, err := Anchored(dir); there || err != nil {
 		return true
 	}
 	entries, err := os.ReadDir(dir)
-	return err == nil && slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return holds(filepath.Join(dir, e.Name())) })
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist)
+	}
+	return slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
+		there, err := holds(filepath.Join(dir, e.Name()))
+		return there || err != nil
+	})
 }
 
 // Anchored says whether the anchor in a directory holds.
-func Anchored(dir string) bool { return holds(filepath.Join(dir, AnchorPin)) }
+func Anchored(dir string) (bool, error) { return holds(filepath.Join(dir, AnchorPin)) }
 
-// holds says whether a pin is that of a link to something that is there.
-func holds(pin string) bool {
+// holds says whether a pin is that of a link to something that is there. An error says that it is not known: this process may
+// not look, or there is no descriptor left to do it with.
+func holds(pin string) (bool, error) {
+	if f, err := os.Lstat(pin); errors.Is(err, fs.ErrNotExist) || err == nil && !f.Mode().IsRegular() {
+		return false, nil
+	}
 	l, err := link.LoadPinnedLink(pin, nil)
 	if err != nil {
-		return false
+		return false, unknown(pin, err)
 	}
 	defer l.Close()
 	info, err := l.Info()
 	if err != nil {
-		return false
+		return false, unknown(pin, err)
 	}
 	if t := info.TCX(); t != nil {
-		return t.Ifindex != 0
+		return t.Ifindex != 0, nil
 	}
 	if x := info.XDP(); x != nil {
-		return x.Ifindex != 0
+		return x.Ifindex != 0, nil
 	}
 	if n := info.NetNs(); n != nil {
-		return n.NetnsInode != 0
+		return n.NetnsInode != 0, nil
 	}
-	return false
+	return false, nil
+}
+
+// unknown leaves of an error about a pin what the kernel refused: that it is gone, or is no link, is known.
+func unknown(pin string, err error) error {
+	var refused unix.Errno
+	if !errors.As(err, &refused) || refused == unix.ENOENT {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", pin, err)
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,6 +30,7 @@ const (
 type Place struct {
 	Parent string // the directory of all places
 	Path   string
+	Shown  string // the path by which others find it, while the process that it goes by is there
 }
 
 // Find finds the place of the calling thread's network namespace for a purpose, which is a part of the name; the
@@ -37,7 +39,7 @@ func Find(purpose string) (Place, error) {
 	if os.Geteuid() != 0 {
 		return Place{}, ErrNotRoot
 	}
-	root, err := findBPFFS()
+	root, err := held()
 	if err != nil {
 		return Place{}, err
 	}
@@ -49,9 +51,26 @@ func Find(purpose string) (Place, error) {
 	if purpose != "" {
 		name += "-" + purpose
 	}
-	parent := filepath.Join(root, home)
-	return Place{parent, filepath.Join(parent, name)}, nil
+	parent := filepath.Join(root.held, home)
+	return Place{parent, filepath.Join(parent, name), filepath.Join(root.found, home, name)}, nil
 }
+
+// root is a bpffs: the path that it was found by, and one that lasts as long as this process.
+type root struct{ found, held string }
+
+// held finds the bpffs, once, and keeps it open: the process that it is found through, often a shell, may end meanwhile, and its path
+// with it.
+var held = sync.OnceValues(func() (root, error) {
+	found, err := findBPFFS()
+	if err != nil {
+		return root{}, err
+	}
+	fd, err := unix.Open(found, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return root{}, fmt.Errorf("open %s: %w", found, err)
+	}
+	return root{found, fmt.Sprintf("/proc/self/fd/%d", fd)}, nil
+})
 
 // Cookie is that of the calling thread's network namespace.
 func Cookie() (uint64, error) {

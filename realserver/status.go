@@ -50,7 +50,7 @@ func Read() (*Status, error) {
 	}
 	defer in.lock.Release()
 	s := in.state
-	status := &Status{Running: true, Complete: s.Complete, Pins: p.Path, Modes: s.Modes, VIPs: s.VIPs, Decap: s.Decap,
+	status := &Status{Running: true, Complete: s.Complete, Pins: p.Shown, Modes: s.Modes, VIPs: s.VIPs, Decap: s.Decap,
 		GUEPorts: s.GUEPorts, Directors: s.Directors}
 	for _, c := range s.Changes {
 		status.Changes = append(status.Changes, c.String())

@@ -159,9 +159,6 @@ func (watchVerb) Run() error {
 	signal.Reset(syscall.SIGTERM, syscall.SIGINT)
 	file, ready := os.NewFile(3, "rollback"), os.NewFile(4, "ready")
 	d, err := dataplane.Open(dataplane.Sizes{})
-	if err == nil {
-		err = d.Hold()
-	}
 	if err != nil {
 		fmt.Fprint(ready, err)
 		return err

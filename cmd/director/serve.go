@@ -25,9 +25,6 @@ func (serveVerb) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := d.Hold(); err != nil {
-		return err
-	}
 	fmt.Println("watching interfaces")
 	return d.Watch(ctx, func(err error) { fmt.Fprintf(os.Stderr, "director: %v\n", err) })
 }
