@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -107,7 +108,7 @@ func carry(from *lab.Host, to string, flags ...string) ([]byte, error) {
 			return text, nil
 		}
 		if !later || ctx.Err() != nil {
-			return nil, fmt.Errorf("iperf3: %w: %s", err, text)
+			return nil, fmt.Errorf("iperf3: %w: %s", errors.Join(err, ctx.Err()), text)
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
